@@ -1,0 +1,121 @@
+"""The `knerex` command: arguments -> config -> api. No logic of its own."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from knerex_jax.errors import ConfigError, KnerexError
+from knerex_jax.quantize.config import PTQConfig, make_config
+
+
+def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """name:1,3,224,224 -> (name, shape); the name itself may hold colons."""
+    name, _, dims = text.rpartition(":")
+    try:
+        return name, tuple(int(d) for d in dims.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"cannot read the shape {text!r}", where="--input-shape", fix="write it as name:1,3,224,224"
+        ) from None
+
+
+def _option_type(name: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        return click.BOOL
+    if isinstance(default, int):
+        return click.INT
+    if isinstance(default, float) or name in ("weight_bandwidth", "dma_bandwidth"):
+        return click.FLOAT
+    return click.STRING
+
+
+def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option per field of PTQConfig, with its name, default and help."""
+    for f in reversed(fields(PTQConfig)):
+        text, spelled = f.metadata["help"], f.name.replace("_", "-")
+        if f.name == "input_shape":
+            option = click.option("--input-shape", "input_shape", multiple=True, metavar="NAME:1,3,224,224", help=text)
+        else:
+            names = dict.fromkeys((f"--{spelled}", f"--{f.name}"))
+            option = click.option(
+                *names, f.name, type=_option_type(f.name, f.default), default=None,
+                help=f"{text}. [default: {f.default}]" if f.default is not None else f"{text}.",
+            )  # fmt: skip
+        command = option(command)
+    return command
+
+
+@contextmanager
+def _progress(console: Console, enabled: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A bar per stage with time remaining; None when quiet."""
+    if not enabled:
+        yield None
+        return
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield update
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="knerex-jax")
+def knerex() -> None:
+    """Post-training quantization for Kneron-class NPUs, bit-true."""
+
+
+@knerex.command()
+@_config_options
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
+def ptq(quiet: bool, as_json: bool, **options: Any) -> None:
+    """Quantizes a model; without --p-onnx, the digit CNN and the digits that ship with the package."""
+    from knerex_jax.demo import run_default
+    from knerex_jax.present import print_result
+
+    given = {k: v for k, v in options.items() if v is not None and v != ()}
+    if "input_shape" in given:
+        given["input_shape"] = dict(_parse_shape(s) for s in given["input_shape"])
+    console = Console(stderr=as_json, quiet=quiet)
+    with _progress(console, enabled=not quiet and console.is_terminal) as progress:
+        if "p_onnx" in given or "np_txt" in given:
+            from knerex_jax.api import run_ptq
+
+            result, scores = run_ptq(make_config(**given), progress=progress), {}
+        else:
+            result, scores = run_default(given, progress=progress)
+    if as_json:
+        click.echo(json.dumps(result.report, indent=1))
+    else:
+        print_result(console, result, scores)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs the command line; a user's fault is one screen of text and exit code 1, never a traceback."""
+    try:
+        knerex(args=arguments, standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as e:
+        code = e.exit_code
+    except click.ClickException as e:
+        e.show()
+        code = e.exit_code
+    except click.exceptions.Abort:
+        click.echo("interrupted; nothing was left half-written", err=True)
+        code = 130
+    except KnerexError as e:
+        click.echo(f"{type(e).__name__}: {e}", err=True)
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,26 @@
+"""The embedded default: a small CNN and real labelled digits that ship with the package."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from knerex_jax import embedded
+from knerex_jax.api import Progress, PTQResult, run_ptq
+from knerex_jax.quantize.config import make_config
+from knerex_jax.runtime import FixedModel, FloatModel
+
+
+def run_default(options: Mapping[str, Any], *, progress: Progress | None = None) -> tuple[PTQResult, dict[str, str]]:
+    """Quantizes the digit CNN and scores float and fixed top-1 on labelled digits it was not calibrated on."""
+    calibration = {k: list(v) for k, v in embedded.calibration().items()}
+    config = make_config(**{"p_onnx": embedded.model_path(), "np_txt": calibration, **options})
+    result = run_ptq(config, progress=progress)
+    inputs, labels = embedded.evaluation()
+    models = {"float": FloatModel.load(embedded.model_path()), "fixed": FixedModel.load(result.paths["bie"])}
+    scores = {}
+    for name, model in models.items():
+        logits = next(iter(model.run(inputs, batch_size=100).values()))
+        right = int(np.sum(logits.argmax(axis=1) == labels))
+        scores[f"top-1 {name}"] = f"{right / len(labels):.4f} ({right} of {len(labels)} labelled digits)"
+    return result, scores

@@ -1,0 +1,150 @@
+"""The integers of a multiply-accumulate: weights, bias, shifts and multipliers. Section 2 of the contract.
+
+NumPy float64 in the written order; every scale is rounded to float32 once. Runs on the host: planning is deterministic
+and must not depend on a device.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from knerex_jax.errors import PlanError
+from knerex_jax.fixedpoint.qformat import multiplier, own_format, weight_limit
+
+MIN_SHIFT, MAX_SHIFT = -16, 62
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """Format of the accumulator p of a mac, one entry per output channel.
+
+    Attributes:
+      radix: int64 [O], r_p.
+      scale: float64 [O], s_y * s_w: p = real * scale * 2**radix.
+      weight_radix: int64 [O], r_w.
+      weight_scale: float32 [O], s_w.
+    """
+
+    radix: np.ndarray
+    scale: np.ndarray
+    weight_radix: np.ndarray
+    weight_scale: np.ndarray
+
+
+def check_shift(n: np.ndarray, node: str, what: str) -> np.ndarray:
+    """Shifts as int32; a shift the hardware does not have is a PlanError that names the node, never a silent clamp."""
+    if n.size and (n.min() < MIN_SHIFT or n.max() > MAX_SHIFT):
+        raise PlanError(
+            f"{what} needs a shift of {n.min()} to {n.max()}, permitted are {MIN_SHIFT} to {MAX_SHIFT}",
+            where=f"node {node}",
+            fix="widen the range or the bit width of its input or output (quan_config), or calibrate with more typical data",
+        )
+    return n.astype(np.int32)
+
+
+def mac_integers(
+    node: str,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    *,
+    x_scale: np.ndarray,
+    x_radix: np.ndarray,
+    y_scale: np.ndarray,
+    y_radix: np.ndarray,
+    y_bits: int,
+    weight_bits: int,
+    psum_bits: int,
+    post_multiplier: bool,
+    bound: float | None,
+) -> tuple[dict[str, np.ndarray], Accumulator]:
+    """Integer constants of one weighted node.
+
+    Args:
+      node: name, for errors.
+      weight: float32 [O, J, *kernel], J the inputs that feed an output.
+      bias: float32 [O] or None.
+      x_scale, x_radix: float64 / int64 [O, J], format of the input channel behind weight[o, j].
+      y_scale, y_radix: float64 / int64 [O], format of the output (after a fused activation).
+      bound: largest |output| a fused clip lets through, real units; None if open.
+
+    Returns:
+      weight int8/int16 like `weight`, bias int32 (int64 for 48-bit partial sums), n1, n2 and (with post_multiplier) m
+      int32 [O]; and the accumulator's format.
+
+    Raises:
+      PlanError: a shift is out of range.
+    """
+    spread = (...,) + (None,) * (weight.ndim - 2)
+    scaled = weight.astype(np.float64) * y_scale[:, None][spread] / x_scale[spread]
+    scaled_bias = np.zeros(len(weight)) if bias is None else bias.astype(np.float64) * y_scale
+    x_ref = x_radix.min(axis=1)
+    u = np.ldexp(scaled, -(x_radix - x_ref[:, None])[spread])
+    radix, scale, _ = own_format(np.abs(u).max(axis=tuple(range(1, u.ndim))), weight_limit(weight_bits), weight_bits)
+    w_radix = radix.astype(np.int64)
+    w_scale = scale if post_multiplier else np.ones_like(scale)
+
+    room = np.ldexp(1.0, y_bits - 1 - y_radix)
+    if bound is not None:
+        room = np.minimum(room, bound * y_scale)
+    room = room + np.abs(scaled_bias)
+    if psum_bits == 16:
+        p_radix = _floor_log2(32767 / room)
+        p_radix = np.minimum(p_radix, np.minimum(y_radix + 15, w_radix + x_ref + 16))
+        n1 = w_radix + x_ref - p_radix
+    else:
+        w_radix = np.minimum(w_radix, _floor_log2(2.0 ** (psum_bits - 2) / (w_scale.astype(np.float64) * room)) - x_ref)
+        p_radix = w_radix + x_ref
+        n1 = np.zeros_like(p_radix)
+    w_factor = np.ldexp(w_scale.astype(np.float64), w_radix)
+    codes = np.rint(u * w_factor[:, None][spread])
+    limit = weight_limit(weight_bits)
+    assert np.abs(codes).max(initial=0) <= limit, f"{node}: weight code beyond {limit}"
+    acc = Accumulator(p_radix, y_scale * w_scale.astype(np.float64), w_radix, w_scale)
+    constants = {
+        "weight": codes.astype(np.int8 if weight_bits <= 8 else np.int16),
+        "bias": to_psum(np.rint(scaled_bias * np.ldexp(w_scale.astype(np.float64), p_radix)), psum_bits),
+        "n1": check_shift(n1, node, "the accumulator"),
+    }
+    if post_multiplier:
+        m, e = multiplier(1.0 / w_scale.astype(np.float64))
+        constants |= {"m": m, "n2": check_shift(15 - e + p_radix - y_radix, node, "the output")}
+    else:
+        constants["n2"] = check_shift(p_radix - y_radix, node, "the output")
+    return constants, acc
+
+
+def to_psum(values: np.ndarray, psum_bits: int) -> np.ndarray:
+    """Integer-valued float64 saturated to partial sums of that width; int32, or int64 where 32 bits do not hold them."""
+    top = 2.0 ** (psum_bits - 1)
+    return np.clip(values, -top, top - 1).astype(np.int64 if psum_bits > 32 else np.int32)
+
+
+def clip_integers(
+    low: float | None, high: float | None, scale: np.ndarray, radix: np.ndarray, psum_bits: int
+) -> dict[str, np.ndarray]:
+    """Integer bounds of a clip applied to a value of that format; an open side gets the type's own limit."""
+    top = 2.0 ** (psum_bits - 1)
+    bounds = {"lo": (low, -top), "hi": (high, top - 1)}
+    return {
+        key: to_psum(
+            np.full(len(radix), limit) if bound is None else np.rint(np.ldexp(bound * scale, radix)), psum_bits
+        )
+        for key, (bound, limit) in bounds.items()
+    }
+
+
+def slope_integers(slope: np.ndarray, data_bits: int) -> dict[str, np.ndarray]:
+    """Mantissa and shift of a negative-side slope: p * slope ~ shr(p * a, k), k <= 30 the largest that |a| permits."""
+    limit = 127 if data_bits == 8 else 16383
+    slope = np.asarray(slope, np.float64)
+    k = np.full(slope.shape, 30, np.int64)
+    while True:
+        a = np.rint(np.ldexp(slope, k))
+        over = np.abs(a) > limit
+        if not over.any():
+            return {"slope": a.astype(np.int32), "slope_shift": k.astype(np.int32)}
+        k = k - over
+
+
+def _floor_log2(x: np.ndarray) -> np.ndarray:
+    return np.frexp(x)[1].astype(np.int64) - 1

@@ -1,0 +1,103 @@
+"""Operators on two or more broadcast operands: Add, Sub, Sum, Max, Min by `align`, Mul by `mul`; a constant operand
+that is a vector makes Add, Sub and Mul a diagonal `mac`.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from knerex_jax.errors import PlanError
+from knerex_jax.fixedpoint.qformat import multiplier
+from knerex_jax.fixedpoint.weights import check_shift
+from knerex_jax.graph.ir import Node
+from knerex_jax.ops.build import Built, PlanView, ProgramView, aligned_axis
+from knerex_jax.ops.constraint import Constraint, Own, Product, Same
+from knerex_jax.ops.opdef import OpDef
+from knerex_jax.program.primitives import Align, Mul
+
+
+def _add_constrain(node: Node, view: PlanView) -> tuple[Constraint, ...]:
+    y = node.outputs[0]
+    if not view.target.free_add:
+        return _shared(node, view)
+    axis, layers = aligned_axis(view, view.computed(node), len(view.shape(y)))
+    return (*layers, Own(y, axis))
+
+
+def _shared(node: Node, view: PlanView) -> tuple[Constraint, ...]:
+    inputs, y = view.computed(node), node.outputs[0]
+    _, layers = aligned_axis(view, inputs, len(view.shape(y)))
+    return (*layers, Same(y, inputs))
+
+
+def _mul_constrain(node: Node, view: PlanView) -> tuple[Constraint, ...]:
+    a, b = node.inputs
+    _, layers = aligned_axis(view, (a, b), len(view.shape(node.outputs[0])))
+    return (*layers, Product(node.outputs[0], (a, b)))
+
+
+def _align(node: Node, view: ProgramView) -> Built:
+    y = node.outputs[0]
+    fy, formats = view.formats[y], [view.formats[t] for t in node.inputs]
+    bits = tuple(f.bits for f in formats)
+    op = {"Max": "max", "Min": "min"}.get(node.op_type, "add")
+    free = view.target.free_add and op == "add"
+    count = max(len(f.radix) for f in (fy, *formats))
+    radix = np.stack([view.radix(t, count) for t in node.inputs])
+    y_radix = view.radix(y, count)
+    if free:
+        ratio = view.scale(y, count) / np.stack([view.scale(t, count) for t in node.inputs])
+        m, e = multiplier(ratio)
+        constants = {"m": m, "n": 15 - e + radix - (y_radix + 8), "n_out": np.full(1, 8)}
+    else:
+        top = radix.max(axis=0)
+        if (spread := int((top - radix).max())) > 16:
+            raise PlanError(
+                f"operands of {node.op_type} differ by {spread} bits in radix, at most 16 can be aligned",
+                where=f"node {node.name}",
+                fix="set a radix or range for the smaller operand (quan_config)",
+            )
+        constants = {"n": radix - top, "n_out": top - y_radix}
+    constants |= {
+        k: check_shift(constants[k], node.name, "an operand" if k == "n" else "the output") for k in ("n", "n_out")
+    }
+    signs = (1, -1) if node.op_type == "Sub" else (1,) * len(node.inputs)
+    instruction = Align(
+        name=node.name, inputs=node.inputs, output=y, nodes=(node.name,), bits=fy.bits, axis=view.axis(y, node.inputs),
+        op=op, signs=signs, free=free, x_bits=bits, psum_bits=48 if 15 in bits else 32,
+    )  # fmt: skip
+    return ((instruction, constants),)
+
+
+def _mul(node: Node, view: ProgramView) -> Built:
+    a, b, y = *node.inputs, node.outputs[0]
+    fa, fb, fy = view.formats[a], view.formats[b], view.formats[y]
+    n = check_shift(fa.radix.astype(np.int64) + fb.radix - fy.radix, node.name, "the product")
+    instruction = Mul(
+        name=node.name, inputs=(a, b), output=y, nodes=(node.name,), bits=fy.bits, axis=view.axis(y, (a, b)),
+        x_bits=(fa.bits, fb.bits),
+    )  # fmt: skip
+    return ((instruction, {"n": n}),)
+
+
+def _fold(binary: Any) -> Any:
+    """An operator with any number of operands, from its two-operand form."""
+
+    def to_float(attrs: object, first: Any, *rest: Any) -> Any:
+        for other in rest:
+            first = binary(first, other)
+        return first
+
+    return to_float
+
+
+ADD = OpDef(op_type="Add", to_float=lambda a, x, y: x + y, constrain=_add_constrain, to_program=_align)
+SUB = OpDef(op_type="Sub", to_float=lambda a, x, y: x - y, constrain=_add_constrain, to_program=_align)
+SUM = OpDef(op_type="Sum", to_float=_fold(jnp.add), constrain=_add_constrain, to_program=_align)
+MAX = OpDef(op_type="Max", to_float=_fold(jnp.maximum), constrain=_shared, to_program=_align)
+MIN = OpDef(op_type="Min", to_float=_fold(jnp.minimum), constrain=_shared, to_program=_align)
+MUL = OpDef(op_type="Mul", to_float=lambda a, x, y: x * y, constrain=_mul_constrain, to_program=_mul)
+DIV = OpDef(op_type="Div", to_float=lambda a, x, y: x / y)
+
+OPS = (ADD, SUB, SUM, MAX, MIN, MUL, DIV)

@@ -1,0 +1,79 @@
+"""Weighted nodes: one description of their weights, and from it the primitive `mac`, whatever the operator."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from knerex_jax.fixedpoint.weights import clip_integers, mac_integers, slope_integers
+from knerex_jax.graph.ir import Node
+from knerex_jax.ops.build import ActSpec, Built, ProgramView
+from knerex_jax.program.primitives import Mac, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class MacForm:
+    """The weights of a node, output channels first.
+
+    Attributes:
+      weight: float32 [O, J, *kernel], J the inputs that feed an output.
+      bias: float32 [O] or None; input 2 of the node where it has one.
+      feeding: int [O, J], number of the input channel behind weight[o, j].
+      restore: [O, J, *kernel] -> the layout of the node's own weight input.
+      axis: channel axis of the output.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+    feeding: np.ndarray
+    kind: Literal["conv", "conv_transpose", "dense", "diagonal"]
+    restore: Callable[[np.ndarray], np.ndarray] = lambda w: w
+    axis: int = 1
+    window: Window | None = None
+    group: int = 1
+    output_padding: tuple[int, ...] = ()
+
+
+def act_integers(
+    act: ActSpec, scale: np.ndarray, radix: np.ndarray, psum_bits: int, bits: int
+) -> dict[str, np.ndarray]:
+    """Integer constants of an activation applied to a value of that format; bits is the width of the node's data input."""
+    if act.kind == "clip":
+        return clip_integers(act.low, act.high, scale, radix, psum_bits)
+    if act.kind == "leaky":
+        assert act.slope is not None
+        return slope_integers(act.slope, bits)
+    return {}
+
+
+def mac_program(node: Node, view: ProgramView) -> Built:
+    """The `mac` of a node with constant weights, its fused activation included."""
+    rule = view.registry[node.op_type].mac
+    assert rule is not None
+    form = rule(node, view.model)
+    fused = view.activation(node)
+    act = ActSpec("none") if fused is None else fused[1]
+    x, y = node.inputs[0], node.outputs[0] if fused is None else fused[0].outputs[0]
+    x_format, y_format = view.formats[x], view.formats[y]
+    channels, outputs = int(form.feeding.max()) + 1, len(form.weight)
+    weight_bits = view.weight_bits[node.name]
+    psum_bits = view.target.psum_bits(x_format.bits, 15 if weight_bits == 15 else 8)
+    constants, acc = mac_integers(
+        node.name, form.weight, form.bias,
+        x_scale=view.scale(x, channels)[form.feeding], x_radix=view.radix(x, channels)[form.feeding],
+        y_scale=view.scale(y, outputs), y_radix=view.radix(y, outputs), y_bits=y_format.bits,
+        weight_bits=weight_bits, psum_bits=psum_bits, post_multiplier=view.target.post_multiplier, bound=act.magnitude,
+    )  # fmt: skip
+    constants |= act_integers(act, acc.scale, acc.radix, psum_bits, x_format.bits)
+    if form.kind == "diagonal":
+        constants["weight"] = constants["weight"].reshape(outputs)
+    if form.kind == "conv_transpose":
+        constants["weight"] = form.restore(constants["weight"])
+    instruction = Mac(
+        name=node.name, inputs=(x,), output=y, nodes=(node.name,) if fused is None else (node.name, fused[0].name),
+        bits=y_format.bits, axis=form.axis, kind=form.kind, window=form.window, group=form.group,
+        output_padding=form.output_padding, x_bits=x_format.bits, weight_bits=weight_bits, psum_bits=psum_bits,
+        post_multiplier=view.target.post_multiplier, act=act.kind,
+    )  # fmt: skip
+    return ((instruction, constants),)

@@ -1,0 +1,206 @@
+"""Data movement: Reshape and its relatives, Transpose, Concat, Pad, Slice, Split, Expand, Gather of constant indices."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from knerex_jax.graph.ir import Node
+from knerex_jax.ops.build import PlanView, moved
+from knerex_jax.ops.constraint import Constraint
+from knerex_jax.ops.move import move_program
+from knerex_jax.ops.opdef import OpDef
+
+
+@dataclass(frozen=True)
+class ReshapeAttrs:
+    """shape may hold 0 (copy) and one -1 (infer)."""
+
+    shape: tuple[int, ...] = ()
+    allowzero: int = 0
+
+
+@dataclass(frozen=True)
+class AxisAttrs:
+    """One axis."""
+
+    axis: int = 1
+
+
+@dataclass(frozen=True)
+class AxesAttrs:
+    """Several axes; None means all of size 1."""
+
+    axes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TransposeAttrs:
+    """perm empty reverses the axes."""
+
+    perm: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PadAttrs:
+    """pads lists all begins, then all ends, for `axes` or for all axes."""
+
+    pads: tuple[int, ...] = ()
+    value: float = 0.0
+    axes: tuple[int, ...] | None = None
+    mode: str = "constant"
+
+
+@dataclass(frozen=True)
+class SliceAttrs:
+    """As in ONNX; axes and steps may be absent."""
+
+    starts: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    axes: tuple[int, ...] | None = None
+    steps: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class SplitAttrs:
+    """Sizes along the axis, or equal parts (num_outputs)."""
+
+    axis: int = 0
+    split: tuple[int, ...] | None = None
+    num_outputs: int | None = None
+
+
+@dataclass(frozen=True)
+class ExpandAttrs:
+    """Broadcast target."""
+
+    shape: tuple[int, ...] = ()
+
+
+def _reshape(a: ReshapeAttrs, x: Array) -> Array:
+    shape = [x.shape[i] if n == 0 and not a.allowzero else n for i, n in enumerate(a.shape)]
+    return jnp.reshape(x, shape)
+
+
+def _flatten(a: AxisAttrs, x: Array) -> Array:
+    axis = a.axis % x.ndim if a.axis < 0 else a.axis
+    return jnp.reshape(x, (int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis:]))))
+
+
+def _squeeze(a: AxesAttrs, x: Array) -> Array:
+    return jnp.squeeze(x, None if a.axes is None else tuple(i % x.ndim for i in a.axes))
+
+
+def _unsqueeze(a: AxesAttrs, x: Array) -> Array:
+    axes = a.axes or ()
+    return jnp.expand_dims(x, tuple(i % (x.ndim + len(axes)) for i in axes))
+
+
+def _transpose(a: TransposeAttrs, x: Array) -> Array:
+    return jnp.transpose(x, a.perm or None)
+
+
+def _concat(a: AxisAttrs, *xs: Array) -> Array:
+    return jnp.concatenate(xs, axis=a.axis)
+
+
+def full_pads(a: PadAttrs, rank: int) -> list[tuple[int, int]]:
+    """(begin, end) for every axis."""
+    axes = range(rank) if a.axes is None else [i % rank for i in a.axes]
+    half, result = len(a.pads) // 2, [(0, 0)] * rank
+    for i, axis in enumerate(axes):
+        result[axis] = (a.pads[i], a.pads[half + i])
+    return result
+
+
+def _pad(a: PadAttrs, x: Array) -> Array:
+    pads = full_pads(a, x.ndim)
+    if a.mode == "constant":
+        return lax.pad(x, jnp.asarray(a.value, x.dtype), [(b, e, 0) for b, e in pads])
+    # Negative pads crop; only constant padding of lax takes them directly.
+    crop = tuple(slice(max(-b, 0), x.shape[i] - max(-e, 0)) for i, (b, e) in enumerate(pads))
+    return jnp.pad(x[crop], [(max(b, 0), max(e, 0)) for b, e in pads], mode=a.mode)
+
+
+def slices(a: SliceAttrs, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Python slices for every axis, with ONNX's clamping."""
+    result = [slice(None)] * len(shape)
+    axes = range(len(a.starts)) if a.axes is None else a.axes
+    for start, end, axis, step in zip(a.starts, a.ends, axes, a.steps or (1,) * len(a.starts), strict=True):
+        size = shape[axis]
+        low, high = (0, size) if step > 0 else (-1, size - 1)
+        start = min(max(start + size if start < 0 else start, 0), high)
+        end = min(max(end + size if end < 0 else end, low), size if step > 0 else size - 1)
+        result[axis % len(shape)] = slice(start, None if end < 0 else end, step)
+    return tuple(result)
+
+
+def _slice(a: SliceAttrs, x: Array) -> Array:
+    return x[slices(a, x.shape)]
+
+
+def _split(a: SplitAttrs, x: Array) -> tuple[Array, ...]:
+    size = x.shape[a.axis]
+    sizes = a.split
+    if not sizes:
+        part = -(-size // (a.num_outputs or 1))
+        sizes = tuple(min(part, size - i * part) for i in range(a.num_outputs or 1))
+    return tuple(jnp.split(x, np.cumsum(sizes)[:-1], axis=a.axis))
+
+
+def _split_canonical(node: Node, opset: int, shapes: Mapping[str, tuple[int, ...]]) -> Node:
+    attrs = dict(node.attrs)
+    if "split" not in attrs and len(node.inputs) < 2:
+        attrs.setdefault("num_outputs", len(node.outputs))
+    return replace(node, attrs=attrs)
+
+
+def _expand(a: ExpandAttrs, x: Array) -> Array:
+    return jnp.broadcast_to(x, np.broadcast_shapes(x.shape, a.shape))
+
+
+def _gather(a: AxisAttrs, x: Array, indices: Array) -> Array:
+    return jnp.take(x, indices, axis=a.axis)
+
+
+def _move_rule(to_float: Any, one_to_one: bool) -> Any:
+    def constrain(node: Node, view: PlanView) -> tuple[Constraint, ...]:
+        return moved(node, view, lambda *xs: to_float(node.attrs, *xs), one_to_one=one_to_one)
+
+    return constrain
+
+
+def _op(op_type: str, to_float: Any, attrs: type, *, one_to_one: bool = False, **rules: Any) -> OpDef:
+    return OpDef(
+        op_type=op_type, attrs=attrs, to_float=to_float, constrain=_move_rule(to_float, one_to_one),
+        to_program=move_program, **rules,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """No attributes that matter at inference."""
+
+    ratio: float = 0.5
+    seed: int = 0
+    is_test: int = 0
+
+
+OPS = (
+    _op("Reshape", _reshape, ReshapeAttrs, one_to_one=True, static_inputs=((1, "shape"),)),
+    _op("Flatten", _flatten, AxisAttrs, one_to_one=True),
+    _op("Squeeze", _squeeze, AxesAttrs, one_to_one=True, static_inputs=((1, "axes"),)),
+    _op("Unsqueeze", _unsqueeze, AxesAttrs, one_to_one=True, static_inputs=((1, "axes"),)),
+    _op("Transpose", _transpose, TransposeAttrs, one_to_one=True),
+    _op("Identity", lambda a, x: x, _Nothing, one_to_one=True),
+    _op("Concat", _concat, AxisAttrs),
+    _op("Pad", _pad, PadAttrs, static_inputs=((1, "pads"), (2, "value"), (3, "axes"))),
+    _op("Slice", _slice, SliceAttrs, static_inputs=((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps"))),
+    _op("Split", _split, SplitAttrs, static_inputs=((1, "split"),), canonical=_split_canonical),
+    _op("Expand", _expand, ExpandAttrs, static_inputs=((1, "shape"),)),
+    _op("Gather", _gather, AxisAttrs),
+    OpDef(op_type="Dropout", attrs=_Nothing, to_float=lambda a, x, *rest: x),
+)

@@ -1,0 +1,49 @@
+"""What a finished run looks like in a terminal."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from knerex_jax.api import PTQResult
+
+
+def _span(values: np.ndarray) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:g}" if low == high else f"{low:g}..{high:g}"
+
+
+def print_result(console: Console, result: PTQResult, scores: Mapping[str, str]) -> None:
+    """Model, ranges and formats, notes, SNR, labelled scores and files."""
+    report = result.report
+    model = report["model"]
+    console.print(
+        f"[bold]{model['name']}[/]  {model['nodes']} nodes, {model['parameters']:,} parameters"
+        f"  ->  platform {result.plan.platform}, {report['applied']['datapath_bitwidth_mode']} data,"
+        f" {report['applied']['weight_bitwidth_mode']} weights"
+    )
+    table = Table("node", "tensor", "bits", "range", "radix", "scale", "weights", box=None, pad_edge=False)
+    for row in report["nodes"]:
+        f = result.plan.formats[row["tensor"]]
+        low, high = row["range"]
+        table.add_row(
+            row["op"], row["tensor"], str(f.bits), f"{low:.4g} .. {high:.4g}", _span(f.radix), _span(f.scale.round(3)),
+            row["weight_bits"] and f"int{16 if row['weight_bits'] == 15 else row['weight_bits']}",
+        )  # fmt: skip
+    console.print(table)
+    for note in result.plan.notes:
+        console.print(f"note: {note.where}: requested {note.requested}, applied {note.applied} ({note.why})")
+    for hint in report["hints"]:
+        console.print(f"hint: {hint}")
+    for name, snr in result.snr_db.items():
+        flag = "" if snr >= 20 else "  [bold red]below 20 dB[/]"
+        console.print(f"SNR of {name}: {snr:.1f} dB on {report['snr_samples']} calibration samples{flag}")
+    for name, text in scores.items():
+        console.print(f"{name}: {text}")
+    overflow = report["overflow"]
+    console.print(f"accumulators: {overflow['proven']} of {overflow['total']} proven free of overflow")
+    for where in overflow["saturating"]:
+        console.print(f"  can saturate: {where}")
+    for key, path in result.paths.items():
+        console.print(f"{key:>12}  {path}", highlight=False)

@@ -1,0 +1,202 @@
+"""What the user asked for: the published parameters under their published names, checked and made one spelling."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from knerex_jax.errors import ConfigError
+from knerex_jax.quantize.bitwidth import BITS, WidthRequest, check_request
+from knerex_jax.quantize.plan import Note
+from knerex_jax.targets import TARGETS, Target
+
+_WIDTH_NAMES = {
+    "int4": "int4",
+    "4": "int4",
+    "int8": "int8",
+    "8": "int8",
+    "int16": "int16",
+    "15": "int16",
+    "16": "int16",
+}
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PTQConfig:
+    """One post-training-quantization run. Every field is also an option of the command line.
+
+    The first 21 carry the published names, ranges and defaults; the rest are ours.
+
+    Raises:
+      ConfigError: a value is out of range, impossible on the platform, or not available yet.
+    """
+
+    p_onnx: str | Path | None = _option(None, "float ONNX model")
+    np_txt: Any = _option(None, "calibration data: dict of lists of arrays, .npz, folder of .npy or images, iterator")
+    platform: str = _option("720", "520, 530, 630, 720 or 730")
+    optimize: int = _option(0, "0 plain quantization; 1 to 4 add bias adjustment and feature-map cut search")
+    datapath_range_method: str = _option("percentage", "percentage or mmse")
+    data_analysis_pct: float = _option(0.999, "share of |values| kept for 8-bit ranges, 0 to 1; 1.0 for detectors")
+    data_analysis_threads: int = _option(4, "threads that decode and preprocess calibration data")
+    datapath_bitwidth_mode: str = _option("int8", "int8 or int16")
+    weight_bitwidth_mode: str = _option("int8", "int4, int8 or int16")
+    model_in_bitwidth_mode: str = _option("int8", "int8 or int16")
+    model_out_bitwidth_mode: str = _option("int8", "int8 or int16")
+    percentile: float = _option(0.001, "mmse only: share of the largest |values| searched")
+    outlier_factor: float = _option(1.0, "mmse only: weight of clipped values, 1.0 to 2.0 or more")
+    quantize_mode: str = _option("default", "default or post_sigmoid")
+    quan_config: Any = _option(None, "overrides by node")
+    fm_cut: str = _option("default", "feature-map cut: default or deep_search")
+    p_output: str | Path = _option("kneron_flow", "output folder")
+    weight_bandwidth: float | None = _option(None, "GB/s, for the performance estimate")
+    dma_bandwidth: float | None = _option(None, "GB/s, for the performance estimate")
+    mode: int = _option(2, "0 estimate only; 1 quantize; 2 also match one image bit for bit; 3 all images and layers")
+    export_dynasty_dump: bool = _option(False, "write every tensor of the fixed-point run into a zip")
+    percentage_16b: float = _option(0.999999, "share of |values| kept for 16-bit ranges, at least data_analysis_pct")
+    input_shape: Mapping[str, tuple[int, ...]] | None = _option(None, "shapes of dynamic inputs, name -> shape")
+    layout: str | None = _option(None, "layout of the calibration arrays where it is ambiguous: NCHW or NHWC")
+    preprocess: Any = _option(None, "preset or Preprocess for a folder of images")
+    batch_size: int = _option(16, "samples per compiled step")
+    guard_bits: int = _option(2, "a channel's range is at least the layer's divided by 2**guard_bits")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "platform", str(self.platform).lower().removeprefix("kl"))
+        one_of("platform", self.platform, TARGETS)
+        for name in ("datapath", "weight", "model_in", "model_out"):
+            option = f"{name}_bitwidth_mode"
+            value = str(getattr(self, option))
+            if value in _LATER_WIDTHS:
+                raise _later(option, value, "mixed widths")
+            object.__setattr__(self, option, _WIDTH_NAMES[one_of(option, value, _WIDTH_NAMES)])
+            if name != "weight" and getattr(self, option) == "int4":
+                raise ConfigError("data cannot have 4 bits", where=f"{option}='int4'", fix="use int8 or int16")
+        _in_range("optimize", self.optimize, 0, 4)
+        _in_range("mode", self.mode, 0, 3)
+        _in_range("data_analysis_pct", self.data_analysis_pct, 0, 1)
+        _in_range("percentage_16b", self.percentage_16b, 0, 1)
+        _in_range("percentile", self.percentile, 0, 1)
+        _in_range("outlier_factor", self.outlier_factor, 1, None)
+        _in_range("data_analysis_threads", self.data_analysis_threads, 1, None)
+        _in_range("batch_size", self.batch_size, 1, None)
+        _in_range("guard_bits", self.guard_bits, 0, 15)
+        for name in ("weight_bandwidth", "dma_bandwidth"):
+            if (value := getattr(self, name)) is not None:
+                _in_range(name, value, 0, None)
+                raise _later(name, value, "the performance estimate")
+        if self.percentage_16b < self.data_analysis_pct:
+            raise ConfigError(
+                "16-bit ranges may not be cut more than 8-bit ones",
+                where=f"percentage_16b={self.percentage_16b} < data_analysis_pct={self.data_analysis_pct}",
+                fix="raise percentage_16b (default 0.999999) or lower data_analysis_pct",
+            )
+        check_request(self.widths, self.target)
+        self._refuse_announced()
+
+    def _refuse_announced(self) -> None:
+        one_of("datapath_range_method", self.datapath_range_method, ("percentage", "mmse"))
+        one_of("quantize_mode", self.quantize_mode, ("default", "post_sigmoid"))
+        one_of("fm_cut", self.fm_cut, ("default", "deep_search", "performance"))
+        for option, plain, what in (
+            ("optimize", (0,), "bias adjustment"),
+            ("mode", (1, 2), "the performance estimate (0) and the match of all layers (3)"),
+            ("datapath_range_method", ("percentage",), "the mmse range search"),
+            ("quantize_mode", ("default",), "post_sigmoid"),
+            ("quan_config", (None,), "overrides by node"),
+            ("fm_cut", ("default",), "the feature-map cut search"),
+            ("export_dynasty_dump", (False,), "the dump of all tensors"),
+        ):
+            if (value := getattr(self, option)) not in plain:
+                raise _later(option, value, what)
+
+    @property
+    def target(self) -> Target:
+        """The platform's arithmetic."""
+        return TARGETS[self.platform]
+
+    @property
+    def widths(self) -> WidthRequest:
+        """The requested widths in significant bits."""
+        return WidthRequest(
+            data=BITS[self.datapath_bitwidth_mode],
+            weights=BITS[self.weight_bitwidth_mode],
+            model_in=BITS[self.model_in_bitwidth_mode],
+            model_out=BITS[self.model_out_bitwidth_mode],
+        )
+
+    def notes(self) -> tuple[Note, ...]:
+        """Requests that are not applied as asked, apart from what the plan itself finds out."""
+        found = []
+        if self.mode == 2:
+            found.append(Note("mode", "2", "1", "compiler and hardware simulator are not part of this version yet"))
+        for name in ("percentile", "outlier_factor"):
+            default = type(self).__dataclass_fields__[name].default
+            if getattr(self, name) != default:
+                found.append(Note(name, str(getattr(self, name)), "unused", "only the mmse range method reads it"))
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; calibration data and other objects by their kind only."""
+        return {
+            k: v if isinstance(v, str | int | float | bool | None) else _describe(v)
+            for k, v in asdict_shallow(self).items()
+        }
+
+
+_LATER_WIDTHS = ("mix balance", "mix light", "mixbw")
+
+
+def asdict_shallow(config: PTQConfig) -> dict[str, Any]:
+    """Field name -> value, without copying calibration data."""
+    return {f.name: getattr(config, f.name) for f in fields(config)}
+
+
+def make_config(**options: Any) -> PTQConfig:
+    """A config from keywords; an unknown one is an error with a suggestion."""
+    known = [f.name for f in fields(PTQConfig)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"unknown option {name!r}", where="PTQConfig",
+                fix=f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}",
+            )  # fmt: skip
+    return PTQConfig(**options)
+
+
+def one_of(option: str, value: Any, allowed: Any) -> Any:
+    """The value, or a ConfigError that lists what is allowed."""
+    if value not in allowed:
+        close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(
+            f"{value!r} is not a value of {option}", where=f"{option}={value!r}",
+            fix=f"{hint}use one of {', '.join(map(str, allowed))}",
+        )  # fmt: skip
+    return value
+
+
+def _in_range(option: str, value: Any, low: float, high: float | None) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or value < low
+        or (high is not None and value > high)
+    ):
+        span = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ConfigError(f"{option} has to be a number {span}", where=f"{option}={value!r}", fix="correct the value")
+
+
+def _later(option: str, value: Any, what: str) -> ConfigError:
+    return ConfigError(
+        f"{what} is not part of this version yet", where=f"{option}={value!r}",
+        fix=f"leave {option} at {PTQConfig.__dataclass_fields__[option].default!r}",
+    )  # fmt: skip
+
+
+def _describe(value: Any) -> str:
+    return str(value) if isinstance(value, Path) else f"<{type(value).__name__}>"

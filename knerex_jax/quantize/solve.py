@@ -1,0 +1,169 @@
+"""Ranges + structure + widths -> a format for every tensor. Sections 1 and 2 of the contract.
+
+Host code in float64: plans are deterministic and do not depend on a device.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from knerex_jax.calibrate.ranges import Ranges
+
+from knerex_jax.errors import PlanError
+from knerex_jax.fixedpoint.qformat import QFormat, data_limits, imposed_radix, own_format
+from knerex_jax.graph.ir import Model
+from knerex_jax.quantize.bitwidth import Widths
+from knerex_jax.quantize.plan import Note, QuantPlan
+from knerex_jax.quantize.structure import Structure, channel_count
+from knerex_jax.targets.spec import Target
+
+
+@dataclass(frozen=True)
+class RangePolicy:
+    """How measured ranges become the ranges that formats are made for.
+
+    Attributes:
+      guard_bits: a channel's range is at least the layer's divided by 2**guard_bits.
+      evidence: a channel's own range counts only if it rests on this many values.
+      headroom_bits: width -> bits of headroom for data (never beyond an analytic bound).
+    """
+
+    guard_bits: int = 2
+    evidence: int = 3000
+    headroom_bits: Mapping[int, int] = field(default_factory=lambda: {8: 0, 15: 2})
+
+
+def channel_absmax(
+    model: Model, structure: Structure, ranges: Ranges, widths: Widths, policy: RangePolicy
+) -> dict[str, np.ndarray]:
+    """The range each tensor's format has to cover: float64 [C], real units ([1] for tensors without channels)."""
+    result = {}
+    for t in structure.tensors:
+        if t in structure.hidden:
+            continue
+        source, channels = t, None
+        while source in structure.aliases:
+            source, step = structure.aliases[source]
+            channels = step if channels is None else step[channels]
+        record = ranges[source]
+        bits = widths.data[t]
+        count = channel_count(model.graph, t, structure.axes[t])
+        layer, own = record.layer_absmax(bits), np.asarray(record.channel_absmax(bits), np.float64)
+        own = own[channels] if channels is not None and len(own) > 1 else own
+        layer = max(layer, float(own.max(initial=0)))
+        factor = 2.0 ** policy.headroom_bits[bits]
+        limit = structure.bounds.get(t, np.inf)
+        layer = max(min(layer * factor, limit), min(layer, limit))
+        if record.values_per_channel < policy.evidence or t in structure.layer or len(own) != count:
+            result[t] = np.full(count, layer)
+        else:
+            result[t] = np.maximum(np.minimum(own * factor, limit), layer * 2.0**-policy.guard_bits)
+    return result
+
+
+def solve(
+    model: Model, structure: Structure, ranges: Ranges, widths: Widths, target: Target, policy: RangePolicy
+) -> QuantPlan:
+    """Chooses scale and radix of every tensor; the plan carries a note where a radix had to be clamped."""
+    absmax = channel_absmax(model, structure, ranges, widths, policy)
+    class_scale, reference = _class_scales(model, structure, widths, absmax)
+    formats, notes = {}, list(widths.notes)
+    for t, a in absmax.items():
+        bits = widths.data[t]
+        classes = structure.classes[t]
+        qmax = data_limits(bits)[1]
+        scale = class_scale[classes]
+        radix, clamped = imposed_radix(a, scale, qmax, bits)
+        # The member a class takes its scale from keeps its own radix: rounding the scale must not cost it a bit.
+        own_radix, _, own_clamped = own_format(a, qmax, bits)
+        is_reference = reference[classes] == structure.tensors.index(t)
+        radix = np.where(is_reference & (own_radix == radix + 1), own_radix, radix)
+        if (clamped | (own_clamped & is_reference)).any():
+            notes.append(
+                Note(t, "radix of the measured range", "radix clamped to -16 .. 31", "outside the number format")
+            )
+        if t in structure.layer:
+            formats[t] = QFormat(radix.min(keepdims=True), scale[:1], bits, None)
+        elif not target.per_channel_radix:
+            formats[t] = QFormat(np.full_like(radix, radix.min()), scale, bits, structure.axes[t])
+        else:
+            formats[t] = QFormat(radix, scale, bits, structure.axes[t])
+    return QuantPlan(
+        formats=_narrow_concats(model, formats, target),
+        platform=target.name,
+        post_multiplier=target.post_multiplier,
+        weight_bits=dict(widths.weights),
+        fused=dict(structure.fused),
+        notes=tuple(notes),
+    )
+
+
+def _class_scales(
+    model: Model, structure: Structure, widths: Widths, absmax: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale of every class (float32) and the number of the tensor it was taken from (-1: a product)."""
+    graph = model.graph
+    members = []
+    for number, t in enumerate(structure.tensors):
+        if t not in absmax:
+            continue
+        node = graph.producer.get(t)
+        is_sum = node is not None and node.op_type in ("Add", "Sub", "Sum")
+        c = structure.classes[t]
+        members.append(
+            np.stack([c, np.full_like(c, -widths.data[t]), np.full_like(c, is_sum), np.full_like(c, number)])
+        )
+    label, narrow, is_sum, number = np.concatenate(members, axis=1)
+    order = np.lexsort((number, is_sum, narrow, label))
+    last = np.append(label[order][1:] != label[order][:-1], True)
+    count = 1 + max(int(c.max()) for c in structure.classes.values())
+    reference = np.full(count, -1)
+    reference[label[order][last]] = number[order][last]
+
+    scale = np.ones(count, np.float32)
+    for number, t in enumerate(structure.tensors):
+        if t not in absmax:
+            continue
+        classes = structure.classes[t]
+        mine = reference[classes] == number
+        if mine.any():
+            largest = np.zeros(count)
+            np.maximum.at(largest, classes[mine], absmax[t][mine])
+            touched = np.unique(classes[mine])
+            bits = widths.data[t]
+            scale[touched] = own_format(largest[touched], data_limits(bits)[1], bits)[1]
+    return _products(structure, scale, reference)
+
+
+def _products(structure: Structure, scale: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Imposes the scale of every product; a class that two different products impose has no solution."""
+    imposed: dict[int, str] = {}
+    for y, a, b in structure.products:
+        classes = structure.classes[y]
+        operands = [structure.classes[t] for t in (a, b)]
+        # One float32 rounding, as for every scale.
+        value = np.float32(scale[operands[0]].astype(np.float64) * scale[operands[1]])
+        value = np.broadcast_to(value, classes.shape)
+        for c in np.unique(classes):
+            same = value[classes == c]
+            earlier = imposed.get(int(c))
+            if (same != same[0]).any() or (earlier is not None and scale[c] != same[0]):
+                raise PlanError(
+                    f"its scale is the product of its operands' scales, but it has to share one with {earlier or 'itself'}",
+                    where=f"tensor {y}", fix="insert a BatchNormalization by ones behind the multiplication",
+                )  # fmt: skip
+            imposed[int(c)] = y
+            scale[c], reference[c] = same[0], -1
+    return scale, reference
+
+
+def _narrow_concats(model: Model, formats: dict[str, QFormat], target: Target) -> dict[str, QFormat]:
+    """Where radices are per layer, a Concat leaves at the smallest radix of its operands."""
+    if target.per_channel_radix:
+        return formats
+    for node in model.graph.nodes:
+        if node.op_type == "Concat":
+            y = node.outputs[0]
+            low = min(int(formats[t].radix.min()) for t in node.inputs if t in formats)
+            formats[y] = replace(formats[y], radix=np.full_like(formats[y].radix, low))
+    return formats

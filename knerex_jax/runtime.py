@@ -1,0 +1,171 @@
+"""Models that run: the float one and the fixed one, with the same face."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from knerex_jax.data.sources import stack_inputs
+from knerex_jax.emulator.fixed import lower_fixed, prepare
+from knerex_jax.emulator.methods import choose
+from knerex_jax.program.bounds import bound_program
+
+from knerex_jax.artifacts.bie import Bie, load_bie
+from knerex_jax.errors import ConfigError
+from knerex_jax.graph.ir import Model, TensorType
+from knerex_jax.lowering.float import lower_float
+from knerex_jax.program.program import Program
+
+DataType = Literal["float", "fixed"]
+
+
+def run_batches(
+    fn: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]],
+    params: Any,
+    inputs: Mapping[str, np.ndarray],
+    types: Mapping[str, TensorType],
+    batch_size: int,
+) -> dict[str, np.ndarray]:
+    """Runs a compiled step over any number of samples; the last batch is padded, so that there is one shape to compile.
+
+    Args:
+      fn: jitted and vmapped function of (params, {name: [batch, *model shape]}).
+      inputs: name -> [N, *shape without the model's batch axis].
+      types: name -> type of the model input.
+
+    Returns:
+      name -> [N, *shape without the model's batch axis].
+    """
+    count = len(next(iter(inputs.values())))
+    size = min(batch_size, count)
+    parts: dict[str, list[np.ndarray]] = {}
+    for start in range(0, count, size):
+        batch = {}
+        for name, array in inputs.items():
+            part = array[start : start + size]
+            part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]) if len(part) < size else part
+            batch[name] = part.reshape(size, *types[name].shape)
+        for name, value in fn(params, batch).items():
+            value = np.asarray(value)[: min(size, count - start)]
+            parts.setdefault(name, []).append(value)
+    return {name: _drop_batch(np.concatenate(values)) for name, values in parts.items()}
+
+
+def _drop_batch(array: np.ndarray) -> np.ndarray:
+    """[N, 1, ...] -> [N, ...]: the samples take the place of the model's batch axis."""
+    return array[:, 0] if array.ndim > 1 and array.shape[1] == 1 else array
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """A float model, compiled once.
+
+    Attributes:
+      model: bound graph and constants.
+    """
+
+    model: Model
+
+    @classmethod
+    def load(cls, onnx: str | Path, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> "FloatModel":
+        """Reads an ONNX file.
+
+        Raises:
+          ModelError: not readable, or a dimension stays unknown.
+          UnsupportedOpError: an operator has no rule.
+        """
+        from knerex_jax.api import load_onnx
+
+        return cls(load_onnx(onnx, input_shapes=input_shapes))
+
+    @cached_property
+    def _compiled(self) -> tuple[Callable[..., Any], Any]:
+        fn, params = lower_float(self.model)
+        return jax.jit(jax.vmap(fn, (None, 0))), jax.device_put(params)
+
+    def run(self, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, np.ndarray]:
+        """Runs N samples: name -> [N, ...] in place of the model's batch axis; float32 results shaped likewise.
+
+        Raises:
+          ModelError: an input is missing, has the wrong shape, or holds NaN or infinity.
+        """
+        types = {t: self.model.graph.types[t] for t in self.model.graph.inputs}
+        fn, params = self._compiled
+        return run_batches(fn, params, stack_inputs(inputs, types), types, batch_size)
+
+
+@dataclass(frozen=True)
+class FixedModel:
+    """A fixed-point model and its bit-true emulation."""
+
+    bie: Bie
+
+    @classmethod
+    def load(cls, path: str | Path) -> "FixedModel":
+        """Reads a bie (or a `.scaled.onnx`, which carries one).
+
+        Raises:
+          ArtifactError: missing, not a bie, newer, cut short or altered.
+        """
+        return cls(load_bie(path))
+
+    @property
+    def program(self) -> Program:
+        return self.bie.program
+
+    @cached_property
+    def _compiled(self) -> dict[tuple[str, ...], Callable[..., Any]]:
+        return {}
+
+    @cached_property
+    def _params(self) -> Any:
+        return jax.device_put(prepare(self.program, self.bie.constants))
+
+    def _step(self, taps: tuple[str, ...]) -> Callable[..., Any]:
+        if taps not in self._compiled:
+            bounds = bound_program(self.program, self.bie.constants)
+            methods = choose(self.program, bounds, jax.default_backend())
+            fn = lower_fixed(self.program, methods, taps=taps)
+            self._compiled[taps] = jax.jit(jax.vmap(fn, (None, 0)))
+        return self._compiled[taps]
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        data_type: DataType = "float",
+        *,
+        taps: tuple[str, ...] | None = None,
+        batch_size: int = 32,
+    ) -> dict[str, np.ndarray]:
+        """Runs N samples through the emulator.
+
+        Args:
+          inputs: name -> float array [N, ...] in place of the model's batch axis.
+          data_type: "fixed" for codes (int8, or int16 for 15-bit tensors), "float" for dequantized float32.
+          taps: tensors to return instead of the outputs.
+
+        Raises:
+          ModelError: an input is missing, has the wrong shape, or holds NaN or infinity.
+          ConfigError: unknown data_type or tensor.
+        """
+        if data_type not in ("float", "fixed"):
+            raise ConfigError(f"unknown data_type {data_type!r}", where="run", fix="use 'float' or 'fixed'")
+        wanted = self.program.outputs if taps is None else taps
+        for t in wanted:
+            if t not in self.program.tensor:
+                raise ConfigError(f"no tensor {t!r} in the program", where="taps", fix="see program.tensors for names")
+        types = {t: TensorType("float32", self.program.tensor[t].shape) for t in self.program.inputs}
+        codes = run_batches(self._step(tuple(wanted)), self._params, stack_inputs(inputs, types), types, batch_size)
+        return codes if data_type == "fixed" else {t: self.dequantize(t, c) for t, c in codes.items()}
+
+    def dequantize(self, tensor: str, codes: np.ndarray) -> np.ndarray:
+        """Codes [N, ...] -> float32: one product by float32(1 / (scale * 2**radix))."""
+        inverse = np.asarray(self.bie.constants[f"tensor:{tensor}"]["inverse"], np.float32)
+        info = self.program.tensor[tensor]
+        if len(inverse) > 1 and info.axis is not None:
+            missing = len(info.shape) - codes.ndim
+            inverse = inverse.reshape([-1 if i == info.axis - missing else 1 for i in range(codes.ndim)])
+        return codes.astype(np.float32) * inverse
