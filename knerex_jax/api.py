@@ -1,29 +1,45 @@
 """The stages as functions, and `run_ptq` that chains them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from knerex_jax.artifacts.bie import Bie
+from knerex_jax.artifacts.files import writable_folder
+from knerex_jax.artifacts.report import report_data, versions
+from knerex_jax.artifacts.stages import StageFiles, write_stages
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.calibrate.run import calibrate
-from knerex_jax.data.sources import Source
-from knerex_jax.graph.read import read_model
-from knerex_jax.graph.simplify import load_proto, simplify
-from knerex_jax.ops.bind import bind
-
+from knerex_jax.data.sources import Job, Sample, Source, open_source
+from knerex_jax.errors import ConfigError
+from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.graph.ir import Model
+from knerex_jax.graph.read import read_onnx
 from knerex_jax.lowering.float import lower_float
+from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.bind import bind
 from knerex_jax.ops.opdef import OpDef
-from knerex_jax.quantize.config import PTQConfig
+from knerex_jax.passes.pipeline import decompose_model
+from knerex_jax.program.bounds import bound_program
+from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.quantize.plan import QuantPlan
 from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import analyse
+from knerex_jax.runtime import DataType, FixedModel, FloatModel
 
 Progress = Callable[[str, int, int | None], None]
 """(stage, samples done, samples in total or None)."""
+
+SNR_SAMPLES = 64
+"""Calibration samples on which the report states the output SNR."""
 
 
 @dataclass(frozen=True)
@@ -59,29 +75,182 @@ def load_onnx(
       ModelError: not readable, or a dimension stays unknown (the message names it).
       UnsupportedOpError: an operator has no rule.
     """
-    return bind(read_model(simplify(load_proto(path), input_shapes=input_shapes)), registry)
+    file = read_onnx(path, input_shapes)
+    return bind(file.model, registry, file.opset)
 
 
-def analyze(model: Model, source: Any, config: PTQConfig, *, progress: Callable[[int], None] | None = None) -> Ranges:
-    """Measures the ranges of every tensor that the plan of this model needs.
+def decompose_onnx(path: str | Path, config: PTQConfig | None = None) -> Model:
+    """Reads an ONNX file and brings it into the operators that are quantized."""
+    return decompose_model(load_onnx(path, input_shapes=None if config is None else config.input_shape))
+
+
+def open_calibration(data: Any, model: Model, config: PTQConfig) -> Source:
+    """Calibration data in any accepted form as a `Source` of samples for this model.
+
+    Raises:
+      ModelError: the data does not fit the model.
+      ConfigError: its form is not known, or its layout is ambiguous.
+    """
+    if isinstance(data, Source):
+        return data
+    types = {t: model.graph.types[t] for t in model.graph.inputs}
+    return open_source(data, types, layout=config.layout, preprocess=config.preprocess)
+
+
+def analyze(model: Model, data: Any, config: PTQConfig, *, progress: Callable[[int], None] | None = None) -> Ranges:
+    """Measures the ranges of every tensor that a plan of this model on any of its platform's widths needs.
+
+    Args:
+      model: decomposed and bound.
+      data: a `Source`, or anything `open_source` takes.
+      config: percentages, batch size, threads.
+      progress: called with the number of samples read so far.
 
     Raises:
       ModelError: the data does not fit the model, or holds NaN or infinity.
     """
-    graph = model.graph
-    source = source if isinstance(source, Source) else open_config_source(source, model, config)
     observed = analyse(model, config.target, REGISTRY).observed
     fn, params = lower_float(model, taps=observed)
     return calibrate(
-        fn, params, source, observed, {t: graph.types[t] for t in graph.types if t in observed or t in graph.inputs},
-        pct=config.data_analysis_pct, pct_wide=config.percentage_16b, exact=graph.outputs,
+        fn, params, open_calibration(data, model, config), observed, model.graph.types,
+        pct=config.data_analysis_pct, pct16=config.percentage_16b, exact=model.graph.outputs,
         batch_size=config.batch_size, threads=config.data_analysis_threads, progress=progress,
     )  # fmt: skip
 
 
 def make_plan(model: Model, ranges: Ranges, config: PTQConfig, *, base: Planned | None = None) -> Planned:
     """Plans a decomposed model; with `base`, for the same program (the base's rescale slots are kept)."""
-    policy = RangePolicy(guard_bits=config.guard_bits)
-    return plan_model(
-        model, ranges, config.widths, config.target, policy=policy, slots=None if base is None else base.slots
+    slots = None if base is None else base.slots
+    planned = plan_model(
+        model, ranges, config.widths, config.target, policy=RangePolicy(guard_bits=config.guard_bits), slots=slots
     )
+    return replace(planned, plan=replace(planned.plan, notes=(*config.notes(), *planned.plan.notes)))
+
+
+def run_ptq(config: PTQConfig | None = None, /, *, progress: Progress | None = None, **options: Any) -> PTQResult:
+    """Float ONNX and calibration data in, fixed-point model, stage files and an honest statement of accuracy out.
+
+    Args:
+      config: what to do; or give its fields as keywords.
+      progress: called with (stage, samples done, samples in total or None).
+      **options: fields of `PTQConfig`.
+
+    Raises:
+      KnerexError: with what is wrong, where, and how to fix it; nothing is written then.
+    """
+    config = make_config(**options) if config is None else replace(config, **options) if options else config
+    path = _required(config)
+    folder = writable_folder(config.p_output)
+    clock = _Clock()
+    with clock("read"):
+        origin = load_onnx(path, input_shapes=config.input_shape)
+        decomposed = decompose_model(origin)
+        digest = _sha256(path)
+    with clock("calibrate"):
+        source, kept = _remember(open_calibration(config.np_txt, decomposed, config), SNR_SAMPLES)
+        report_samples = None if progress is None else lambda done: progress("calibrate", done, source.count)
+        ranges = analyze(decomposed, source, config, progress=report_samples)
+    with clock("plan"):
+        planned = make_plan(decomposed, ranges, config)
+        bounds = bound_program(planned.program, planned.constants)
+    header = {"arith_version": ARITH_VERSION, "source_sha256": digest, "versions": versions()}
+    bie = Bie(planned.program, planned.constants, planned.plan, header)
+    with clock("emulate"):
+        samples = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
+        reference = FloatModel(decomposed).run(samples, batch_size=config.batch_size)
+        fixed = FixedModel(bie).run(samples, batch_size=config.batch_size)
+        snr = {t: snr_db(reference[t], fixed[t]) for t in decomposed.graph.outputs}
+    report = report_data(
+        config=config, origin=origin, name=path.stem, model_hash=digest, planned=planned, ranges=ranges, bounds=bounds,
+        snr_db=snr, snr_samples=len(kept), timings_s=clock.seconds,
+    )  # fmt: skip
+    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report), folder)
+    return PTQResult(
+        paths=paths, snr_db=snr, plan=planned.plan, bit_true_match=None, report=report, planned=planned, ranges=ranges
+    )
+
+
+def kneron_inference(
+    pre_results: list[np.ndarray],
+    input_names: list[str],
+    *,
+    onnx_file: str | Path = "",
+    bie_file: str | Path = "",
+    data_type: DataType = "float",
+    reordering: list[str] | None = None,
+) -> list[np.ndarray]:
+    """The published inference call, for an ONNX or a bie; with both, the ONNX runs.
+
+    Args:
+      pre_results: one array per input, in the ONNX input's shape.
+      input_names: their names, in the same order.
+      onnx_file, bie_file: what to run.
+      data_type: "float", or "fixed" for raw codes (bie only).
+      reordering: output names in the wanted order; default the model's.
+
+    Returns:
+      One array per output, in the ONNX output's shape.
+    """
+    if len(pre_results) != len(input_names):
+        raise ConfigError(
+            f"{len(pre_results)} arrays for {len(input_names)} names", where="pre_results, input_names",
+            fix="give one array per input, in the order of input_names",
+        )  # fmt: skip
+    if not (onnx_file or bie_file):
+        raise ConfigError("no model to run", where="onnx_file, bie_file", fix="give one of them")
+    inputs = dict(zip(input_names, pre_results, strict=True))
+    if onnx_file:
+        if data_type != "float":
+            raise ConfigError(
+                "a float ONNX has no codes", where=f"data_type={data_type!r}", fix="pass bie_file, or data_type='float'"
+            )
+        outputs = FloatModel.load(onnx_file).run(inputs)
+    else:
+        outputs = FixedModel.load(bie_file).run(inputs, data_type)
+    names = reordering or list(outputs)
+    for name in names:
+        if name not in outputs:
+            raise ConfigError(f"no output {name!r}", where="reordering", fix=f"the outputs are {', '.join(outputs)}")
+    return [outputs[name] for name in names]
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - started, 3)
+
+
+def _required(config: PTQConfig) -> Path:
+    for option in ("p_onnx", "np_txt"):
+        if getattr(config, option) is None:
+            raise ConfigError(f"{option} is missing", where="PTQConfig", fix=f"give {option}")
+    return Path(str(config.p_onnx))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remember(source: Source, count: int) -> tuple[Source, dict[int, Sample]]:
+    """The same source, which keeps its first samples as they are read (a generator cannot be read again for them)."""
+    kept: dict[int, Sample] = {}
+
+    def keep(index: int, job: Job) -> Job:
+        def run() -> Sample:
+            kept[index] = job()
+            return kept[index]
+
+        return run
+
+    def jobs() -> Iterable[Job]:
+        return (keep(i, job) if i < count else job for i, job in enumerate(source.jobs()))
+
+    return replace(source, jobs=jobs), kept

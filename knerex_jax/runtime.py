@@ -8,15 +8,17 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from knerex_jax.data.sources import stack_inputs
-from knerex_jax.emulator.fixed import lower_fixed, prepare
-from knerex_jax.emulator.methods import choose
-from knerex_jax.program.bounds import bound_program
 
 from knerex_jax.artifacts.bie import Bie, load_bie
+from knerex_jax.artifacts.stages import load_scaled
+from knerex_jax.data.sources import stack_inputs
+from knerex_jax.emulator.fixed import lower_fixed
+from knerex_jax.emulator.methods import choose
+from knerex_jax.emulator.prepare import prepare
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model, TensorType
 from knerex_jax.lowering.float import lower_float
+from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.program import Program
 
 DataType = Literal["float", "fixed"]
@@ -35,6 +37,8 @@ def run_batches(
       fn: jitted and vmapped function of (params, {name: [batch, *model shape]}).
       inputs: name -> [N, *shape without the model's batch axis].
       types: name -> type of the model input.
+      params: first argument of fn.
+      batch_size: samples per call of fn.
 
     Returns:
       name -> [N, *shape without the model's batch axis].
@@ -110,7 +114,7 @@ class FixedModel:
         Raises:
           ArtifactError: missing, not a bie, newer, cut short or altered.
         """
-        return cls(load_bie(path))
+        return cls(load_scaled(path) if Path(path).suffix == ".onnx" else load_bie(path))
 
     @property
     def program(self) -> Program:
@@ -146,6 +150,7 @@ class FixedModel:
           inputs: name -> float array [N, ...] in place of the model's batch axis.
           data_type: "fixed" for codes (int8, or int16 for 15-bit tensors), "float" for dequantized float32.
           taps: tensors to return instead of the outputs.
+          batch_size: samples per compiled step.
 
         Raises:
           ModelError: an input is missing, has the wrong shape, or holds NaN or infinity.

@@ -8,13 +8,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from knerex_jax.graph.write import write_model
-from knerex_jax.ops.bind import unbind
+import onnx
 
-from knerex_jax.artifacts.bie import Bie, encode_bie
+from knerex_jax.artifacts.bie import Bie, decode_bie, encode_bie
 from knerex_jax.artifacts.files import write_atomic
+from knerex_jax.errors import ArtifactError
 from knerex_jax.graph.ir import Model
+from knerex_jax.graph.write import write_onnx
 from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.bind import unbind
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.quantize.scaled import scale_model
 
@@ -41,18 +43,20 @@ class StageFiles:
     report: Mapping[str, Any]
 
 
-def weight_metadata(planned: Planned) -> dict[str, Any]:
-    """Per weighted node: width, and radix and scale of its integer weights."""
-    result = {}
-    for instruction in planned.program.instructions:
-        if instruction.rule == "mac":
-            constants = planned.constants[instruction.name]
-            result[instruction.name] = {
-                "bits": instruction.weight_bits,
-                "n1": constants["n1"].tolist(),
-                "n2": constants["n2"].tolist(),
-            }
-    return result
+def weight_metadata(planned: Planned) -> dict[str, dict[str, Any]]:
+    """Per weighted node: width of its integer weights, and their scale s_w and radix r_w by output channel.
+
+    The integer weights are rint(U * s_w * 2**r_w) of the contract; together with the formats in the plan this is all
+    that an integer runtime needs beside the float weights.
+    """
+    return {
+        name: {
+            "bits": planned.plan.weight_bits[name],
+            "radix": form.weight_radix.tolist(),
+            "scale": form.weight_scale.astype(np.float64).tolist(),
+        }
+        for name, form in planned.accumulators.items()
+    }
 
 
 def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
@@ -72,16 +76,33 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
             "origin": ".origin.onnx", "decomposed": ".decomposed.onnx", "scaled": ".scaled.onnx", "bie": ".bie",
         }.items()
     } | {"report_json": folder / "model_fx_report.json"}  # fmt: skip
-    write_model(unbind(files.origin, REGISTRY), paths["origin"])
-    write_model(unbind(files.planned.model, REGISTRY), paths["decomposed"])
+    write_onnx(unbind(files.origin, REGISTRY), paths["origin"])
+    write_onnx(unbind(files.planned.model, REGISTRY), paths["decomposed"])
     metadata = {
         PLAN_KEY: msgspec.json.encode(files.planned.plan.to_json()).decode(),
         BIE_KEY: base64.b64encode(encoded).decode(),
     }
-    write_model(unbind(scaled, REGISTRY), paths["scaled"], metadata=metadata)
+    write_onnx(unbind(scaled, REGISTRY), paths["scaled"], metadata=metadata)
     write_atomic(paths["bie"], encoded)
     write_atomic(paths["report_json"], msgspec.json.format(msgspec.json.encode(finite(files.report)), indent=1))
     return paths
+
+
+def load_scaled(path: str | Path) -> Bie:
+    """The bie that a scaled model carries in its metadata.
+
+    Raises:
+      ArtifactError: not readable, or not a scaled model of this program.
+    """
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except Exception as e:  # protobuf, OS and onnx errors share no base class
+        raise ArtifactError(f"cannot read the model: {e}", where=str(path), fix="check the path") from e
+    text = next((p.value for p in proto.metadata_props if p.key == BIE_KEY), None)
+    if text is None:
+        fix = "pass the .bie or the .scaled.onnx that run_ptq wrote"
+        raise ArtifactError("the model carries no fixed-point program", where=str(path), fix=fix)
+    return decode_bie(base64.b64decode(text), str(path))
 
 
 def finite(value: Any) -> Any:

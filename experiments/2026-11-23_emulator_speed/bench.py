@@ -1,0 +1,122 @@
+"""Emulator against ONNX Runtime float, interleaved in one process: median CPU and wall time, and their ratios.
+
+See README.md beside it. Example: python bench.py --net mobilenet_v2 --batch 32
+"""
+
+import argparse
+import json
+import os
+import resource
+import time
+
+import jax
+import networks
+import numpy as np
+import onnxruntime as ort
+
+from knerex_jax.emulator.allocator import keep_freed_memory
+from knerex_jax.emulator.fixed import lower_fixed, prepare
+from knerex_jax.emulator.methods import choose
+from knerex_jax.emulator.stream import over_samples, samples_at_once
+from knerex_jax.program.bounds import bound_program
+
+WIDTHS = {"int8": (8, 8), "w8a16": (15, 8), "int16": (15, 15)}
+
+
+def parse():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--net", default="mobilenet_v2", choices=sorted(networks.NETWORKS))
+    p.add_argument("--width", default="int8", choices=sorted(WIDTHS))
+    p.add_argument("--bie", help="a stored fixed model instead of a random one; needs --onnx")
+    p.add_argument("--onnx", help="the float model that belongs to --bie")
+    p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--rounds", type=int, default=15)
+    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--at-once", type=int, nargs="*", help="samples per step of the emulator (default: its own choice)")
+    p.add_argument("--keep-memory", action="store_true", help="both sides keep freed memory (Linux, glibc)")
+    p.add_argument("--spin", action="store_true", help="let ONNX Runtime's threads spin (they then take time from JAX)")
+    p.add_argument("--json", help="also write the figures here")
+    return p.parse_args()
+
+
+def load(args):
+    """(program, constants, float model: bytes or path)."""
+    if args.bie:
+        from knerex_jax.artifacts.bie import load_bie
+
+        bie = load_bie(args.bie)
+        return bie.program, bie.constants, args.onnx
+    bits, weight_bits = WIDTHS[args.width]
+    return networks.NETWORKS[args.net](bits=bits, weight_bits=weight_bits)
+
+
+def session(model, threads, spin):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def cpu():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def main():
+    args = parse()
+    if args.keep_memory:
+        assert keep_freed_memory(), "not available here"
+    program, constants, model = load(args)
+    bounds = bound_program(program, constants)
+    methods = choose(program, bounds, jax.default_backend())
+    params = jax.device_put(prepare(program, constants))
+    rng = np.random.default_rng(1)
+    data = {t: rng.normal(size=(args.batch, *program.tensor[t].shape)).astype(np.float32) for t in program.inputs}
+    device_data = jax.device_put(data)
+
+    runs, compile_s = {}, {}
+    for at_once in args.at_once or [samples_at_once(program)]:
+        fn = jax.jit(over_samples(lower_fixed(program, methods), at_once))
+        start = time.perf_counter()
+        fn = fn.lower(params, device_data).compile()
+        name = f"fixed, {min(at_once, args.batch)} at once"
+        compile_s[name] = time.perf_counter() - start
+        runs[name] = lambda fn=fn: jax.block_until_ready(fn(params, device_data))
+    peer = session(model, args.threads, args.spin)
+    feeds = {t: v.reshape(-1, *v.shape[2:]) for t, v in data.items()}
+    runs["onnxruntime float"] = lambda: peer.run(None, feeds)
+
+    for run in runs.values():
+        run(), run()
+    times = {name: [] for name in runs}
+    for _ in range(args.rounds):
+        for name, run in runs.items():
+            c, w = cpu(), time.perf_counter()
+            run()
+            times[name].append((1e3 * (cpu() - c), 1e3 * (time.perf_counter() - w)))
+    report(args, program.name, times, compile_s)
+
+
+def report(args, name, times, compile_s):
+    peer = np.asarray(times["onnxruntime float"])
+    load = os.getloadavg()[0]
+    print(f"{name} {args.width} batch {args.batch}, {args.threads} threads, jax {jax.__version__}, load {load:.1f}")
+    print(f"{'':28s} {'cpu ms':>8s} {'wall ms':>8s} {'images/s':>9s} {'cpu ratio':>10s} {'wall ratio':>10s} {'compile s':>10s}")
+    rows = {}
+    for side, pairs in times.items():
+        t = np.asarray(pairs)
+        c, w = np.median(t, axis=0)
+        # Each round's own ratio, so that a change of load hits both sides.
+        c_ratio, w_ratio = np.median(t / peer, axis=0)
+        rows[side] = dict(cpu_ms=c, wall_ms=w, cpu_ratio=c_ratio, wall_ratio=w_ratio, compile_s=compile_s.get(side))
+        print(
+            f"{side:28s} {c:8.1f} {w:8.1f} {1e3 * args.batch / w:9.1f} {c_ratio:10.2f} {w_ratio:10.2f} "
+            f"{compile_s.get(side, 0):10.1f}"
+        )
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump({"args": vars(args), "jax": jax.__version__, "load": load, "rows": rows}, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()

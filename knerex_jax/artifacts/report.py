@@ -1,0 +1,99 @@
+"""The machine-readable report: what was asked, what was done, how good it is, with what it was made."""
+
+import platform as host
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from knerex_jax.calibrate.ranges import Ranges
+from knerex_jax.graph.ir import Model
+from knerex_jax.program.bounds import Bounds, StepBound
+from knerex_jax.quantize.config import PTQConfig
+from knerex_jax.quantize.planner import Planned
+
+FLAG_BELOW_DB = 20.0
+"""Output SNR below which a result is flagged (the published rule of thumb)."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the result."""
+    found = {"python": host.python_version()}
+    for package in ("knerex-jax", "jax", "jaxlib", "numpy", "onnx"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found
+
+
+def node_rows(planned: Planned, ranges: Ranges) -> list[dict[str, Any]]:
+    """Per instruction: nodes, types and measured range."""
+    model, rows = planned.model, []
+    for i in planned.program.instructions:
+        f = planned.plan.formats[i.output]
+        low, high = ranges.span(i.output, planned.structure.aliases)
+        rows.append(
+            {
+                "name": i.name,
+                "op": "+".join(model.graph.node[n].op_type for n in i.nodes),
+                "primitive": i.rule,
+                "origin": list(dict.fromkeys(o for n in i.nodes for o in model.graph.node[n].origin)),
+                "tensor": i.output,
+                "bits": f.bits,
+                "per_channel": len(f.radix) > 1,
+                "radix": [int(f.radix.min()), int(f.radix.max())],
+                "scale": [float(f.scale.min()), float(f.scale.max())],
+                "range": [low, high],
+                "weight_bits": planned.plan.weight_bits.get(i.nodes[0]),
+            }
+        )
+    return rows
+
+
+def overflow_row(name: str, step: StepBound) -> dict[str, Any]:
+    """The overflow proof of one accumulator: width, largest value any input can give, channels that saturate."""
+    return {"name": name, "width": step.width, "largest": step.value, "saturating_channels": step.saturating}
+
+
+def report_data(
+    *,
+    config: PTQConfig,
+    origin: Model,
+    name: str,
+    model_hash: str,
+    planned: Planned,
+    ranges: Ranges,
+    bounds: Bounds,
+    snr_db: Mapping[str, float],
+    snr_samples: int,
+    timings_s: Mapping[str, float],
+) -> dict[str, Any]:
+    """The content of `model_fx_report.json`."""
+    applied = config.to_json() | {"mode": min(config.mode, 1)}
+    proofs = [overflow_row(name, step) for name, step in bounds.steps]
+    return {
+        "format": 1,
+        "model": {
+            "name": name,
+            "sha256": model_hash,
+            "nodes": len(origin.graph.nodes),
+            "parameters": int(sum(c.size for c in origin.constants.values())),
+        },
+        "requested": config.to_json(),
+        "applied": applied,
+        "notes": [vars(n) for n in planned.plan.notes],
+        "hints": list(ranges.hints),
+        "snr_db": dict(snr_db),
+        "snr_samples": snr_samples,
+        "flagged": [t for t, v in snr_db.items() if v < FLAG_BELOW_DB],
+        "nodes": node_rows(planned, ranges),
+        "rescales": list(planned.plan.rescales),
+        "overflow": {
+            "total": len(proofs),
+            "proven": len(proofs) - len(bounds.unproven),
+            "saturating": list(bounds.unproven),
+            "by_instruction": proofs,
+        },
+        "timings_s": dict(timings_s),
+        "versions": versions(),
+    }

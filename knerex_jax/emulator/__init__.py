@@ -1,0 +1,1 @@
+"""The fixed program as pure JAX functions on codes."""

@@ -1,0 +1,294 @@
+"""The emulator: a fixed program as a pure JAX function on codes, one small function per primitive.
+
+Each function takes (instruction, method, its parameters, operands) and gives the output codes; what it must compute is
+the instruction's docstring, how is `method`. Arrays have the program's shapes and layout. Nothing here is compiled or
+batched: the caller does `jax.jit(jax.vmap(fn, (None, 0)))`, and `jax.vmap(fn, (0, None))` over stacked plans.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from knerex_jax.emulator.methods import Method, Methods, Shift
+from knerex_jax.emulator.prepare import Params, prepare
+from knerex_jax.emulator.products import (
+    batched_dot,
+    channels_first,
+    channels_last,
+    combine,
+    conv_sums,
+    dense_sums,
+    window_taps,
+)
+from knerex_jax.fixedpoint.arith import (
+    add_shr,
+    clamp,
+    exact64,
+    join48,
+    multiply_shr,
+    multiply_shr64,
+    prescale,
+    saturate,
+    saturate_psum,
+    shr,
+    to_int64,
+)
+from knerex_jax.fixedpoint.qformat import data_limits
+from knerex_jax.program.primitives import (
+    Activate,
+    Align,
+    Mac,
+    MatMul,
+    MaxPool,
+    Move,
+    Mul,
+    PoolSum,
+    Primitive,
+    Table,
+    Window,
+)
+from knerex_jax.program.program import Program
+
+__all__ = ["Params", "lower_fixed", "prepare", "quantize_input"]
+
+_P = Mapping[str, Any]
+
+
+def lower_fixed(
+    program: Program, methods: Methods, taps: tuple[str, ...] | None = None
+) -> Callable[[Params, Mapping[str, Array]], dict[str, Array]]:
+    """The program as a pure function; not compiled, not batched.
+
+    Args:
+      program: what runs.
+      methods: `choose(program, bounds, backend)` for bounds of all constants it will run with.
+      taps: tensors to return; None for the outputs.
+
+    Returns:
+      fn(params, inputs) -> {tensor: codes}. params: from `prepare`. inputs: name -> float32 array of one sample, shaped
+      like the program's tensor. Codes are int8 (8 bits) or int16 (15 bits), shaped like the program's tensors.
+    """
+    wanted = program.outputs if taps is None else taps
+
+    def fn(params: Params, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        codes = {
+            t: quantize_input(inputs[t], params[f"tensor:{t}"]["factor"], program.tensor[t].bits)
+            for t in program.inputs
+        }
+        for i in program.instructions:
+            operands = [codes[t] for t in i.inputs]
+            codes[i.output] = _RULES[i.rule](i, methods.step[i.name], params[i.name], *operands)
+        return {t: codes[t] for t in wanted}
+
+    return fn
+
+
+def quantize_input(x: Array, factor: Array, bits: int) -> Array:
+    """Codes of float32 values: saturate(rint(x * factor)), one float32 product, ties to even.
+
+    NaN has no code; whoever accepts the data rejects it there. Source: section 3, boundary.
+    """
+    low, high = data_limits(bits)
+    rounded = jnp.rint(jnp.asarray(x, jnp.float32) * factor)
+    return saturate(clamp(rounded, np.float32(low), np.float32(high)).astype(jnp.int32), bits)
+
+
+def _integers(wide: bool) -> Any:
+    return exact64() if wide else nullcontext()
+
+
+def _shr(value: Array, n: _P, form: Shift) -> Array:
+    if form == "none":
+        return value
+    return add_shr(value, n["right"], n["round"]) if form == "add" else shr(value, n["n"])
+
+
+# mac and act
+
+
+def _mac(i: Mac, method: Method, c: _P, x: Array) -> Array:
+    sums = _SUMS[i.kind](x, c["weight"], i, method)
+    with _integers(method.wide):
+        p = _shr(combine(sums, wide=method.wide), c["n1"], method.entry)
+        p = saturate_psum(p, i.psum_bits) if method.saturates else p
+        p = p + _bias(i, c["bias"], method.wide)
+        p = saturate_psum(p, i.psum_bits) if method.saturates else p
+        p = _leak(p, c, i.psum_bits, method) if i.act == "leaky" else p
+        return _limited(i, c, _scaled(p, i, method, c["out"]))
+
+
+def _bias(i: Mac, bias: Array, wide: bool) -> Array:
+    if i.psum_bits > 32:
+        return join48(bias, wide)
+    return to_int64(bias) if wide else bias
+
+
+def _scaled(p: Array, i: Mac | PoolSum, method: Method, c: _P) -> Array:
+    """shr(p * m, n), or shr(p, n) where there is no multiplier."""
+    if "m" not in c:
+        return shr(p, c["n"])
+    if method.wide:
+        return multiply_shr64(p, c["m"], c["n"])
+    p = prescale(p, c["pre"]) if method.scale == "presplit" else p
+    return multiply_shr(p, c["m"], c["round"], c["right"])
+
+
+def _leak(p: Array, c: _P, bits: int, method: Method) -> Array:
+    """The negative side times the slope, saturated to `bits`; p and p * slope fit its type."""
+    slope = to_int64(c["slope"]) if method.wide else c["slope"]
+    scaled = shr(p * slope, c["slope_shift"])
+    return jnp.where(p < 0, saturate_psum(scaled, bits), p)
+
+
+def _limited(i: Mac | Activate, c: _P, y: Array) -> Array:
+    """Output codes: saturated, and within the codes that a fused activation lets through."""
+    low, high = data_limits(i.bits)
+    if i.act == "clip":
+        low, high = c["lo"].astype(y.dtype), c["hi"].astype(y.dtype)
+    elif i.act == "relu":
+        low = 0
+    return clamp(y, low, high).astype(jnp.int8 if i.bits == 8 else jnp.int16)
+
+
+_SUMS: dict[str, Callable[..., list[tuple[int, Array]]]] = {
+    "conv": conv_sums,
+    "conv_transpose": conv_sums,
+    "dense": dense_sums,
+    "diagonal": lambda x, weight, i, method: [(0, x.astype(jnp.int32) * weight)],
+}
+
+
+def _activate(i: Activate, method: Method, c: _P, x: Array) -> Array:
+    x = x.astype(jnp.int32)
+    x = _leak(x, c, i.x_bits, method) if i.act == "leaky" else x
+    return _limited(i, c, _shr(x, c["n"], method.shift))
+
+
+# Combinations of operands
+
+
+def _align(i: Align, method: Method, c: _P, *xs: Array) -> Array:
+    rank = max(x.ndim for x in xs)
+    with _integers(method.wide):
+        total = None
+        for x, k, sign in zip(xs, c["operands"], i.signs, strict=True):
+            v = x.astype(jnp.int32).reshape((1,) * (rank - x.ndim) + x.shape)
+            v = v * k["m"] if i.free else v
+            v = _shr(to_int64(v) if method.wide else v, k, method.entry)
+            v = saturate_psum(v, i.psum_bits) if method.saturates else v
+            v = -v if sign < 0 else v
+            total = v if total is None else _COMBINE[i.op](total, v)
+        assert total is not None
+        total = saturate_psum(total, i.psum_bits) if method.saturates else total
+        return saturate(_shr(total, c["n"], method.shift), i.bits)
+
+
+_COMBINE: dict[str, Callable[[Array, Array], Array]] = {"add": jnp.add, "max": jnp.maximum, "min": jnp.minimum}
+
+
+def _mul(i: Mul, method: Method, c: _P, a: Array, b: Array) -> Array:
+    return saturate(_shr(a.astype(jnp.int32) * b.astype(jnp.int32), c["n"], method.shift), i.bits)
+
+
+def _matmul(i: MatMul, method: Method, c: _P, a: Array, b: Array) -> Array:
+    sums = batched_dot(a, b, i.x_bits, method)
+    with _integers(method.wide):
+        return saturate(_shr(combine(sums, wide=method.wide), c["n"], method.shift), i.bits)
+
+
+# Reductions over windows or axes
+
+
+def _windows(x: Array, w: Window, fill: int) -> list[Array]:
+    """Elements under each tap of the window, channels last; padding holds `fill`."""
+    x = channels_last(x)
+    config = [(0, 0, 0), *((b, e, 0) for b, e in w.pads), (0, 0, 0)]
+    x = lax.optimization_barrier(lax.pad(x, np.asarray(fill, x.dtype), config))
+    out = tuple(
+        (n - (k - 1) * d - 1) // s + 1
+        for n, k, s, d in zip(x.shape[1:-1], w.kernel, w.strides, w.dilations, strict=True)
+    )
+    return window_taps(x, w.kernel, w.strides, w.dilations, out)
+
+
+def _poolsum(i: PoolSum, method: Method, c: _P, x: Array) -> Array:
+    if i.window is None:
+        total = jnp.sum(x, axis=i.axes, keepdims=True, dtype=jnp.int32)
+    else:
+        total = None
+        for tap in _windows(x, i.window, 0):
+            total = tap.astype(jnp.int32) if total is None else total + tap.astype(jnp.int32)
+        assert total is not None
+        total = channels_first(total)
+    assert not method.wide, f"{i.name}: more than 2**17 codes in one sum"
+    return saturate(_scaled(total, i, method, c["out"]) if i.mean else _shr(total, c["n"], method.shift), i.bits)
+
+
+def _maxpool(i: MaxPool, method: Method, c: _P, x: Array) -> Array:
+    if i.window is None:
+        most = jnp.max(x, axis=i.axes, keepdims=True)
+    else:
+        most = None
+        for tap in _windows(x, i.window, data_limits(i.x_bits)[0]):
+            most = tap if most is None else jnp.maximum(most, tap)
+        assert most is not None
+        most = channels_first(most)
+    return _recode(most, i, method, c["n"], i.x_bits)
+
+
+# Movement and tables
+
+
+def _recode(x: Array, i: Primitive, method: Method, n: _P, bits: int) -> Array:
+    """Codes of `bits` shifted and saturated to the output's width; unchanged codes stay as they are stored."""
+    if method.shift == "none" and bits == i.bits:
+        return x
+    return saturate(_shr(x.astype(jnp.int32), n, method.shift), i.bits)
+
+
+def _move(i: Move, method: Method, c: _P, *xs: Array) -> Array:
+    if "n_in" in c:
+        if method.entry != "none" or any(b != i.bits for b in i.x_bits):
+            xs = tuple(
+                saturate(_shr(x.astype(jnp.int32), n, method.entry), i.bits) for x, n in zip(xs, c["n_in"], strict=True)
+            )
+        return _MOVES[i.kind](i.args, *xs)
+    kind = jnp.int8 if max(i.x_bits) == 8 else jnp.int16
+    return _recode(_MOVES[i.kind](i.args, *(x.astype(kind) for x in xs)), i, method, c["n"], max(i.x_bits))
+
+
+def _slice(args: tuple[tuple[int, ...], ...], x: Array) -> Array:
+    return x[tuple(slice(b, None if s < 0 and e < 0 else e, s) for b, e, s in zip(*args, strict=True))]
+
+
+_MOVES: dict[str, Callable[..., Array]] = {
+    "reshape": lambda args, x: x.reshape(args[0]),
+    "transpose": lambda args, x: jnp.transpose(x, args[0]),
+    "expand": lambda args, x: jnp.broadcast_to(x, args[0]),
+    "concat": lambda args, *xs: jnp.concatenate(xs, axis=args[0][0]),
+    "pad": lambda args, x: lax.pad(x, np.zeros((), x.dtype), [(b, e, 0) for b, e in zip(*args, strict=True)]),
+    "slice": _slice,
+    "gather": lambda args, x: jnp.take(x, np.asarray(args[1], np.int32), axis=args[0][0], mode="clip"),
+}
+
+
+def _table(i: Table, method: Method, c: _P, x: Array) -> Array:
+    index = x.astype(jnp.int32) - data_limits(i.x_bits)[0]
+    return c["table"].at[index].get(mode="promise_in_bounds")
+
+
+_RULES: dict[str, Callable[..., Array]] = {
+    "mac": _mac,
+    "act": _activate,
+    "align": _align,
+    "mul": _mul,
+    "matmul": _matmul,
+    "poolsum": _poolsum,
+    "maxpool": _maxpool,
+    "move": _move,
+    "table": _table,
+}

@@ -1,0 +1,134 @@
+"""The integers of a program as the emulator reads them: arrays of at most 32 bits, in the layouts of its functions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from knerex_jax.emulator.products import arrange_weight
+from knerex_jax.fixedpoint.arith import exact_shr, multiplier_constants, shift_constants, split48
+from knerex_jax.fixedpoint.qformat import data_limits
+from knerex_jax.program.primitives import Activate, Align, Mac, Move, PoolSum, Primitive, Table
+from knerex_jax.program.program import CodeTensor, Constants, Program
+
+Params = dict[str, dict[str, Any]]
+"""instruction or "tensor:" + input -> constant -> array (or a dictionary of arrays for one shift or multiplication)."""
+
+_Types = Mapping[str, CodeTensor]
+_Integers = Mapping[str, np.ndarray]
+
+
+def prepare(program: Program, constants: Constants) -> Params:
+    """Everything in the emulator that depends on radix or scale, as a pytree of NumPy arrays.
+
+    Two plans of one program give trees of equal structure, shapes and types: one compiled function serves both, and
+    stacked leaf by leaf they can be vmapped over. No array has more than 32 bits, so no setting of the caller matters.
+
+    Args:
+      program: what runs.
+      constants: instruction name -> its integers; "tensor:<input>" -> factor.
+    """
+    types = program.tensor
+    params: Params = {i.name: _RULES[i.rule](i, constants[i.name], types) for i in program.instructions}
+    for t in program.inputs:
+        factor = np.asarray(constants[f"tensor:{t}"]["factor"], np.float32)
+        params[f"tensor:{t}"] = {"factor": _along(factor, types[t].axis, types[t].shape)}
+    return params
+
+
+def _along(values: np.ndarray, axis: int | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Per-channel values shaped to broadcast along `axis` of `shape`; one per channel even where all are equal."""
+    if axis is None:
+        assert values.size == 1, "several values without a channel axis"
+        return values.reshape((1,) * len(shape))
+    return np.broadcast_to(values, (shape[axis],)).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+
+
+def _along_output(i: Primitive, types: _Types, values: np.ndarray) -> np.ndarray:
+    return _along(np.asarray(values), i.axis, types[i.output].shape)
+
+
+def _shift(i: Primitive, c: _Integers, types: _Types) -> dict[str, Any]:
+    """Primitives whose only constant is the final shift."""
+    return {"n": shift_constants(_along_output(i, types, c["n"]))}
+
+
+def _mac(i: Mac, c: _Integers, types: _Types) -> dict[str, Any]:
+    bias, n1, n2 = (_along_output(i, types, c[k]) for k in ("bias", "n1", "n2"))
+    weight = arrange_weight(np.asarray(c["weight"]), i, types[i.inputs[0]].shape)
+    made: dict[str, Any] = {
+        "weight": _along_output(i, types, weight) if i.kind == "diagonal" else weight,
+        "bias": split48(bias) if i.psum_bits > 32 else bias.astype(np.int32),
+        "n1": shift_constants(n1),
+    }
+    m = _along_output(i, types, c["m"]) if i.post_multiplier else np.ones_like(n2)
+    made["out"] = multiplier_constants(m, n2) if i.post_multiplier else shift_constants(n2)
+    return made | _act(i, c, types, m, n2)
+
+
+def _act(i: Mac | Activate, c: _Integers, types: _Types, m: np.ndarray, n: np.ndarray) -> dict[str, np.ndarray]:
+    """A clip as limits on the output codes (what follows it is monotonic, so it commutes); a slope as it is."""
+    if i.act == "clip":
+        low, high = data_limits(i.bits)
+        ends = {k: np.asarray(_along_output(i, types, c[k]), np.int64) * m for k in ("lo", "hi")}
+        return {k: np.clip(exact_shr(p, n), low, high).astype(np.int32) for k, p in ends.items()}
+    if i.act == "leaky":
+        slope, shift = (_along_output(i, types, c[k]) for k in ("slope", "slope_shift"))
+        return {"slope": slope.astype(np.int32), "slope_shift": shift.astype(np.int32)}
+    return {}
+
+
+def _activate(i: Activate, c: _Integers, types: _Types) -> dict[str, Any]:
+    n = _along_output(i, types, c["n"])
+    return _shift(i, c, types) | _act(i, c, types, np.ones_like(n), n)
+
+
+def _align(i: Align, c: _Integers, types: _Types) -> dict[str, Any]:
+    operands = []
+    for k in range(len(i.inputs)):
+        made = shift_constants(_along_output(i, types, c["n"][k]))
+        if i.free:
+            made["m"] = _along_output(i, types, c["m"][k]).astype(np.int32)
+        operands.append(made)
+    return {"operands": operands, "n": shift_constants(_along_output(i, types, c["n_out"]))}
+
+
+def _poolsum(i: PoolSum, c: _Integers, types: _Types) -> dict[str, Any]:
+    if not i.mean:
+        return _shift(i, c, types)
+    rank = len(types[i.output].shape)
+    e, m = (np.asarray(c[k], np.int64) for k in ("e", "m"))
+    lead = (1,) * (rank - e.ndim)
+    n = _along_output(i, types, np.asarray(c["n"], np.int64)) + e.reshape(*lead, *e.shape)
+    return {"out": multiplier_constants(m.reshape(*lead, *m.shape), n)}
+
+
+def _move(i: Move, c: _Integers, types: _Types) -> dict[str, Any]:
+    if "n_in" not in c:
+        return _shift(i, c, types)
+    assert i.in_axes is not None, f"{i.name}: n_in without in_axes"
+    rows = []
+    for t, axis, row in zip(i.inputs, i.in_axes, np.asarray(c["n_in"]), strict=True):
+        shape = types[t].shape
+        # Rows are as long as the operand with most channels.
+        rows.append(
+            shift_constants(_along(row[:1] if axis is None or len(row) == 1 else row[: shape[axis]], axis, shape))
+        )
+    return {"n_in": rows}
+
+
+def _table(i: Table, c: _Integers, types: _Types) -> dict[str, Any]:
+    return {"table": np.asarray(c["table"]).astype(np.int8 if i.bits == 8 else np.int16)}
+
+
+_RULES: dict[str, Callable[..., dict[str, Any]]] = {
+    "mac": _mac,
+    "act": _activate,
+    "align": _align,
+    "mul": _shift,
+    "matmul": _shift,
+    "poolsum": _poolsum,
+    "maxpool": _shift,
+    "move": _move,
+    "table": _table,
+}

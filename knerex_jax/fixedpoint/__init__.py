@@ -1,0 +1,1 @@
+"""Formats and integer steps of the arithmetic contract."""

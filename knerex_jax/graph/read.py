@@ -1,0 +1,155 @@
+"""The only reader of ONNX protobuf: file -> `Model` with raw attributes."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from knerex_jax.errors import ModelError
+from knerex_jax.graph.ir import Graph, Model, Node, TensorType
+from knerex_jax.graph.simplify import load_proto, opset_of, simplify
+from knerex_jax.graph.tensors import array_of, element_type, static_shape
+
+ORIGIN_KEY = "knerex_jax.origin"
+"""Node metadata: JSON list of the user's node names that the node stands for."""
+
+WIDE_KEY = "knerex_jax.wide"
+"""Node metadata: "true" where the node's output lies inside a decomposed operator."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What an ONNX file holds.
+
+    Attributes:
+      model: the graph, with attributes as the file spells them, and its constants.
+      opset: version of the standard operators.
+      metadata: the model's own key-value pairs.
+      producer: name of the program that wrote it.
+      doc: the model's documentation string.
+    """
+
+    model: Model
+    opset: int
+    metadata: Mapping[str, str]
+    producer: str
+    doc: str
+
+
+def read_onnx(path: str | Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> OnnxFile:
+    """Reads a file of any supported opset, simplified to static shapes.
+
+    Args:
+      path: of the .onnx file.
+      input_shapes: full shapes by input name, for dimensions the model leaves open.
+
+    Raises:
+      ModelError: the file, its graph or its shapes are not usable.
+    """
+    folder = Path(path).resolve().parent
+    try:
+        return read_proto(simplify(load_proto(path), input_shapes, folder), folder)
+    except ModelError as error:
+        if str(path) in error.where:
+            raise
+        raise ModelError(error.what, where=f"{path}, {error.where}", fix=error.fix) from error
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:  # what onnx makes of damaged fields
+        said = " ".join(str(error).split())[:300]
+        fix = "export or download the model again: parts of it are damaged"
+        raise ModelError(f"the model cannot be read: {said}", where=str(path), fix=fix) from error
+
+
+def read_proto(proto: onnx.ModelProto, folder: str | Path = "") -> OnnxFile:
+    """Reads a model whose shapes are static where they are known; `simplify` makes it so.
+
+    Args:
+      proto: not changed.
+      folder: where external weights lie.
+    """
+    return OnnxFile(
+        model=_model(proto.graph, Path(folder)),
+        opset=opset_of(proto),
+        metadata={p.key: p.value for p in proto.metadata_props},
+        producer=proto.producer_name,
+        doc=proto.doc_string,
+    )
+
+
+def _model(source: onnx.GraphProto, folder: Path) -> Model:
+    constants = {t.name: array_of(t, folder) for t in source.initializer}
+    types: dict[str, TensorType] = {}
+    for value in (*source.input, *source.output, *source.value_info):
+        shape = static_shape(value)
+        if shape is not None:
+            types[value.name] = TensorType(element_type(value), shape)
+    nodes: list[Node] = []
+    names = _unique_names(source.node)
+    for proto, name in zip(source.node, names, strict=True):
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        attrs = {a.name: _value(a) for a in proto.attribute}
+        if proto.op_type == "Constant" and not domain:
+            constants[proto.output[0]] = _constant(attrs)
+            continue
+        notes = {p.key: p.value for p in proto.metadata_props}
+        origin = tuple(json.loads(notes[ORIGIN_KEY])) if ORIGIN_KEY in notes else (name,)
+        inputs, outputs = tuple(proto.input), tuple(proto.output)
+        nodes.append(Node(name, proto.op_type, inputs, outputs, attrs, domain, origin, notes.get(WIDE_KEY) == "true"))
+    for name, array in constants.items():
+        types[name] = TensorType(array.dtype.name, array.shape)
+    inputs = tuple(v.name for v in source.input if v.name not in constants)
+    graph = Graph(source.name, inputs, tuple(v.name for v in source.output), tuple(nodes), types)
+    return Model(graph, constants)
+
+
+def _unique_names(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Names of the nodes: their own where that is unique, else made up."""
+    taken: set[str] = set()
+    names = []
+    for index, node in enumerate(nodes):
+        stem = name = node.name or f"{node.op_type}_{index}"
+        count = 1
+        while name in taken:
+            name, count = f"{stem}_{count}", count + 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _value(attribute: onnx.AttributeProto) -> Any:
+    """An attribute as Python data; subgraphs and types stay protobuf."""
+    kind, held = attribute.type, onnx.AttributeProto
+    if kind == held.INT:
+        return int(attribute.i)
+    if kind == held.FLOAT:
+        return float(attribute.f)
+    if kind == held.STRING:
+        return attribute.s.decode(errors="replace")
+    if kind == held.INTS:
+        return tuple(int(i) for i in attribute.ints)
+    if kind == held.FLOATS:
+        return tuple(float(f) for f in attribute.floats)
+    if kind == held.STRINGS:
+        return tuple(s.decode(errors="replace") for s in attribute.strings)
+    if kind == held.TENSOR:
+        return array_of(attribute.t, Path())
+    return onnx.helper.get_attribute_value(attribute)
+
+
+def _constant(attrs: Mapping[str, Any]) -> np.ndarray:
+    """Value of a Constant node in any of its forms."""
+    (kind, value), *_ = attrs.items()
+    if kind == "value":
+        return value
+    if kind.startswith("value_float"):
+        return np.array(value, np.float32)
+    if kind.startswith("value_int"):
+        return np.array(value, np.int64)
+    if kind.startswith("value_string"):
+        return np.array(value, object)
+    raise ModelError(
+        f"a Constant given as '{kind}' cannot be read", where="a Constant node", fix="store it as a dense tensor"
+    )

@@ -1,0 +1,1 @@
+"""Graph to pure JAX functions."""

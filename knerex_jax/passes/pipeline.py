@@ -1,0 +1,83 @@
+"""The order of the passes."""
+
+from collections.abc import Mapping
+
+from knerex_jax.graph.ir import Model
+from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.opdef import OpDef
+from knerex_jax.passes import cleanup, decompose, dense, fold, fuse, layout
+from knerex_jax.passes.base import Pass, run_passes
+
+CLEANUP: tuple[Pass, ...] = (
+    cleanup.remove_dead,
+    cleanup.remove_identity,
+    cleanup.remove_cast,
+    cleanup.remove_slice,
+    cleanup.remove_pad,
+    cleanup.remove_concat,
+    cleanup.remove_expand,
+    cleanup.remove_pool,
+    fold.evaluate_constants,
+)
+"""What does nothing, and what is known beforehand."""
+
+LAYOUT: tuple[Pass, ...] = (
+    decompose.gather_to_slice,
+    decompose.split_to_slices,
+    layout.reduce_before_transpose,
+    layout.merge_transposes,
+    layout.transpose_of_ones_to_reshape,
+    layout.to_plain_reshape,
+    layout.merge_reshapes,
+)
+"""Fewer and plainer movements of data."""
+
+FUSE: tuple[Pass, ...] = (
+    fuse.concat_zeros_to_pad,
+    fuse.pad_into_conv,
+    fuse.pad_into_average_pool,
+    fuse.pad_into_max_pool,
+    fuse.whole_average_to_global_pool,
+    fuse.mean_to_global_pool,
+    fuse.limit_to_clip,
+    fuse.merge_clips,
+    fuse.open_clip_to_relu,
+)
+"""One operator of several. Padding goes first: a convolution that pads by itself can be fused further."""
+
+AFFINE: tuple[Pass, ...] = (
+    dense.gemm_of_computed_to_matmul,
+    dense.normalise_gemm,
+    dense.matmul_to_gemm,
+    fold.batch_norm_into_conv,
+    fold.batch_norm_into_gemm,
+    fold.constant_to_batch_norm,
+    fold.merge_batch_norms,
+    fold.batch_norm_into_conv,
+    fold.batch_norm_into_gemm,
+    fold.normalise_batch_norm,
+    fold.drop_unit_batch_norm,
+)
+"""Multiplications and additions of constants. A BatchNormalization of the user's is folded before it could be rounded;
+maps that `constant_to_batch_norm` makes are exact, and are merged with one another before they are folded."""
+
+SPELL_OUT: tuple[Pass, ...] = (
+    decompose.sum_to_adds,
+    decompose.spell_out_softmax,
+    decompose.divide_by_reciprocal,
+    decompose.keep_reduced_axes,
+    fold.unshare_weights,
+)
+"""Operators without an integer rule. Last in a round: the rewrites above know the compact forms."""
+
+DECOMPOSE: tuple[Pass, ...] = (*CLEANUP, *LAYOUT, *FUSE, *AFFINE, *SPELL_OUT)
+"""From the user's graph to the one that is quantized."""
+
+
+def decompose_model(model: Model, registry: Mapping[str, OpDef] = REGISTRY) -> Model:
+    """Returns the equal model in the operators that have integer rules, as far as there are any.
+
+    Raises:
+      KnerexError: a pass failed; `where` names it.
+    """
+    return run_passes(model, DECOMPOSE, registry)

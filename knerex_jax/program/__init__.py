@@ -1,0 +1,1 @@
+"""The fixed program: instructions, tensors, static bounds."""

@@ -1,0 +1,69 @@
+import pytest
+
+from knerex_jax.errors import ConfigError
+from knerex_jax.quantize.config import PTQConfig, make_config
+
+SEED_PARAMETERS = (
+    "p_onnx np_txt platform optimize datapath_range_method data_analysis_pct data_analysis_threads"
+    " datapath_bitwidth_mode weight_bitwidth_mode model_in_bitwidth_mode model_out_bitwidth_mode percentile"
+    " outlier_factor quantize_mode quan_config fm_cut p_output weight_bandwidth dma_bandwidth mode"
+    " export_dynasty_dump"
+).split()
+
+
+def test_published_parameters_come_first_under_their_names():
+    assert [*PTQConfig.__dataclass_fields__][:21] == SEED_PARAMETERS
+
+
+@pytest.mark.parametrize("spelled", ["int16", "15", "16", 15, 16])
+def test_width_synonyms_mean_int16(spelled):
+    config = PTQConfig(datapath_bitwidth_mode=spelled)
+    assert config.datapath_bitwidth_mode == "int16"
+    assert config.widths.data == 15
+
+
+def test_platform_may_be_a_number():
+    assert PTQConfig(platform=520).target.name == "520"
+    assert PTQConfig(platform="KL720").target.name == "720"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"platform": "521"}, ["521", "520"]),
+        ({"platfrom": "720"}, ["platfrom", "did you mean 'platform'"]),
+        ({"platform": "520", "datapath_bitwidth_mode": "int16"}, ["520", "int16", "int8"]),
+        ({"platform": "520", "weight_bitwidth_mode": "int16"}, ["520", "int16"]),
+        ({"platform": "720", "weight_bitwidth_mode": "int4"}, ["720", "int4"]),
+        ({"datapath_bitwidth_mode": "int4"}, ["4 bits"]),
+        ({"datapath_bitwidth_mode": "int9"}, ["int9"]),
+        ({"datapath_bitwidth_mode": "mix light"}, ["not part of this version"]),
+        ({"datapath_range_method": "mmse"}, ["mmse", "not part of this version"]),
+        ({"datapath_range_method": "mse"}, ["did you mean 'mmse'"]),
+        ({"optimize": 1}, ["bias adjustment"]),
+        ({"optimize": 7}, ["between 0 and 4"]),
+        ({"mode": 0}, ["performance estimate"]),
+        ({"mode": 3}, ["not part of this version"]),
+        ({"fm_cut": "performance"}, ["not part of this version"]),
+        ({"quantize_mode": "post_sigmoid"}, ["post_sigmoid"]),
+        ({"quan_config": {"a": {}}}, ["overrides"]),
+        ({"export_dynasty_dump": True}, ["dump"]),
+        ({"weight_bandwidth": 2.0}, ["performance estimate"]),
+        ({"data_analysis_pct": 1.2}, ["between 0 and 1"]),
+        ({"data_analysis_pct": 0.9999999}, ["percentage_16b"]),
+        ({"data_analysis_threads": 0}, ["at least 1"]),
+        ({"outlier_factor": 0.5}, ["at least 1"]),
+        ({"batch_size": "many"}, ["number"]),
+    ],
+)
+def test_what_cannot_be_honoured_is_an_error_with_a_fix(options, words):
+    with pytest.raises(ConfigError) as caught:
+        make_config(**options)
+    for word in [*words, "fix:"]:
+        assert word in str(caught.value)
+
+
+def test_default_mode_is_noted_and_unused_knobs_too():
+    notes = PTQConfig(outlier_factor=1.5).notes()
+    assert {n.where: n.applied for n in notes} == {"mode": "1", "outlier_factor": "unused"}
+    assert PTQConfig(mode=1).notes() == ()
