@@ -26,9 +26,9 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
     table = Table("node", "tensor", "bits", "range", "radix", "scale", "weights", box=None, pad_edge=False)
     for row in report["nodes"]:
         f = result.plan.formats[row["tensor"]]
-        low, high = row["range"]
+        span = row["range"] and "{:.4g} .. {:.4g}".format(*row["range"])
         table.add_row(
-            row["op"], row["tensor"], str(f.bits), f"{low:.4g} .. {high:.4g}", _span(f.radix), _span(f.scale.round(3)),
+            row["op"], row["tensor"], str(f.bits), span or "", _span(f.radix), _span(f.scale.round(3)),
             row["weight_bits"] and f"int{16 if row['weight_bits'] == 15 else row['weight_bits']}",
         )  # fmt: skip
     console.print(table)

@@ -20,6 +20,7 @@ from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.stream import over_samples, samples_at_once
 from knerex_jax.program.bounds import bound_program
 
+OPTIONS = dict(o.split("=") for o in os.environ.get("BENCH_OPTIONS", "").split() if o) or None
 WIDTHS = {"int8": (8, 8), "w8a16": (15, 8), "int16": (15, 15)}
 
 
@@ -76,7 +77,7 @@ def main():
 
     runs, compile_s = {}, {}
     for at_once in args.at_once or [samples_at_once(program)]:
-        fn = jax.jit(over_samples(lower_fixed(program, methods), at_once))
+        fn = jax.jit(over_samples(lower_fixed(program, methods), at_once), compiler_options=OPTIONS)
         start = time.perf_counter()
         fn = fn.lower(params, device_data).compile()
         name = f"fixed, {min(at_once, args.batch)} at once"

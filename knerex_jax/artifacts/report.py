@@ -31,7 +31,11 @@ def node_rows(planned: Planned, ranges: Ranges) -> list[dict[str, Any]]:
     model, rows = planned.model, []
     for i in planned.program.instructions:
         f = planned.plan.formats[i.output]
-        low, high = ranges.span(i.output, planned.structure.aliases)
+        source = i.output
+        while source in planned.structure.aliases:
+            source, _ = planned.structure.aliases[source]
+        # A rescale slot is not observed itself: it carries what it copies.
+        cut = ranges[source].cut(f.bits) if source in ranges else None
         rows.append(
             {
                 "name": i.name,
@@ -43,7 +47,7 @@ def node_rows(planned: Planned, ranges: Ranges) -> list[dict[str, Any]]:
                 "per_channel": len(f.radix) > 1,
                 "radix": [int(f.radix.min()), int(f.radix.max())],
                 "scale": [float(f.scale.min()), float(f.scale.max())],
-                "range": [low, high],
+                "range": None if cut is None else [float(cut.layer_min), float(cut.layer_max)],
                 "weight_bits": planned.plan.weight_bits.get(i.nodes[0]),
             }
         )

@@ -20,8 +20,9 @@ from knerex_jax.ops.bind import unbind
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.quantize.scaled import scale_model
 
-PLAN_KEY, BIE_KEY = "knerex.plan", "knerex.bie"
-"""Metadata of the scaled model: the plan as JSON, and the whole bie in base64, so that the file stands alone."""
+PLAN_KEY, WEIGHTS_KEY, BIE_KEY = "knerex.plan", "knerex.weights", "knerex.bie"
+"""Metadata of the scaled model: the plan and the integer weights' formats as JSON, and the whole bie in base64, so that
+the file stands alone."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ def weight_metadata(planned: Planned) -> dict[str, dict[str, Any]]:
     """
     return {
         name: {
-            "bits": planned.plan.weight_bits[name],
-            "radix": form.weight_radix.tolist(),
-            "scale": form.weight_scale.astype(np.float64).tolist(),
+            "bits": bits,
+            "radix": planned.constants[name]["weight_radix"].tolist(),
+            "scale": planned.constants[name]["weight_scale"].astype(np.float64).tolist(),
         }
-        for name, form in planned.accumulators.items()
+        for name, bits in planned.plan.weight_bits.items()
     }
 
 
@@ -79,6 +80,7 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
     write_onnx(unbind(files.origin, REGISTRY), paths["origin"])
     write_onnx(unbind(files.planned.model, REGISTRY), paths["decomposed"])
     metadata = {
+        WEIGHTS_KEY: msgspec.json.encode(weight_metadata(files.planned)).decode(),
         PLAN_KEY: msgspec.json.encode(files.planned.plan.to_json()).decode(),
         BIE_KEY: base64.b64encode(encoded).decode(),
     }

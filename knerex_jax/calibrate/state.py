@@ -33,7 +33,7 @@ class TensorState:
       values: number of values per channel.
       low: float32 [C], exact minimum.
       high: float32 [C], exact maximum.
-      floor: int32 [C], the octave from which on all values are counted.
+      floor: int32 [C], the octave from which on all values are counted (0: all are, apart from zeros).
       below: float32 [2, C], largest magnitude under the floor: positive values, negative values; 0 if none.
       bits: mantissa bits of a bin.
       keys: int64 [R], sorted: `(channel * 2 + negative) * 256 + octave`.
@@ -62,7 +62,7 @@ class TensorState:
     def next_window(self, octaves: int) -> np.ndarray:
         """Lowest octave, int32 [C], of the window that ends at the largest value not counted yet."""
         largest = self.below.max(0)
-        return np.where(largest > 0, np.maximum(octave(largest) - octaves + 1, 1), NOTHING).astype(np.int32)
+        return np.where(largest > 0, np.maximum(code_of(largest, 0) - octaves + 1, 1), NOTHING).astype(np.int32)
 
     def extend(self, window: Histogram, grid: Grid) -> "TensorState":
         """Adds a reading of all the data with a window under the floor.
@@ -76,29 +76,25 @@ class TensorState:
         signs = 2 if grid.signed else 1
         counts = np.asarray(window.counts).reshape(signs, grid.size + 2, self.channels)
         inner = counts[:, 1:-1].reshape(signs, grid.octaves, 1 << grid.bits, self.channels)
-        found = np.argwhere((inner.max(2) > 0) & active)
-        sign, row, channel = found.T
+        new = base + np.arange(grid.octaves)[:, None] < self.floor
+        sign, row, channel = np.nonzero((inner.max(2) > 0) & active & new)
         keys = (channel * 2 + sign) * 256 + base[channel] + row
         rows = _enough(inner[sign, row, :, channel], self.values)
         below = np.zeros((2, self.channels), np.float32)
         below[:signs] = np.asarray(window.below)
-        return replace(
-            self,
-            floor=np.where(active, base, self.floor).astype(np.int32),
-            below=np.where(active, below, self.below),
-            bits=grid.bits,
-            **_added(np.concatenate([self.keys, keys]), np.concatenate([_enough(self.counts, self.values), rows])),
-        )
+        below = np.where(active, _normal(below), self.below)
+        floor = _floor(np.where(active, base, self.floor), below)
+        return replace(self, floor=floor, below=below, bits=grid.bits, **self._with_rows(keys, rows))
 
     def with_excess(self, window: Histogram, grid: Grid) -> "TensorState":
         """Counts what lay above a window that had to be set before the range was known, as if at the largest float."""
         signs = 2 if grid.signed else 1
         above = np.asarray(window.counts).reshape(signs, grid.size + 2, self.channels)[:, -1]
         sign, channel = np.nonzero(above)
-        rows = np.zeros((len(sign), 1 << grid.bits), self.counts.dtype)
+        rows = np.zeros((len(sign), 1 << grid.bits), np.int64)
         rows[:, -1] = above[sign, channel]
         keys = (channel * 2 + sign) * 256 + TOP_ROW
-        return replace(self, **_added(np.concatenate([self.keys, keys]), np.concatenate([self.counts, rows])))
+        return replace(self, **self._with_rows(keys, _enough(rows, self.values)))
 
     def merge(self, other: "TensorState") -> "TensorState":
         """The state of both data sets together."""
@@ -110,18 +106,27 @@ class TensorState:
         floor = np.maximum(self.floor, other.floor)
         values = self.values + other.values
         parts = [part._cut(floor) for part in (self, other)]
-        keys = np.concatenate([p.keys for p in parts])
-        counts = np.concatenate([_enough(p.counts, values) for p in parts if len(p.keys)] or [self.counts[:0]])
-        return TensorState(
-            axis=self.axis,
+        one, two = parts if len(parts[0].keys) else parts[::-1]
+        return replace(
+            one,
             values=values,
             low=np.minimum(self.low, other.low),
             high=np.maximum(self.high, other.high),
             floor=floor,
-            below=np.maximum(parts[0].below, parts[1].below),
+            below=np.maximum(one.below, two.below),
             bits=self.bits or other.bits,
-            **_added(keys, counts),
+            **replace(one, values=values)._with_rows(two.keys, two.counts),
         )
+
+    def _with_rows(self, keys: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
+        """`keys` and `counts` with more rows: sorted, those of equal key added up."""
+        if len(self.keys):
+            keys = np.concatenate([self.keys, keys])
+            counts = np.concatenate([_enough(a, self.values) for a in (self.counts, counts) if len(a)])
+        order = np.argsort(keys, kind="stable")
+        keys, first = np.unique(keys[order], return_index=True)
+        counts = counts if (np.diff(order) == 1).all() else counts[order]
+        return {"keys": keys, "counts": counts if len(keys) == len(order) else np.add.reduceat(counts, first, axis=0)}
 
     def _cut(self, floor: np.ndarray) -> "TensorState":
         """Forgets the rows under a higher floor, except for the largest value in them."""
@@ -131,7 +136,7 @@ class TensorState:
             return replace(self, floor=floor)
         highest = (1 << self.bits) - 1 - np.argmax(self.counts[gone][:, ::-1] > 0, axis=1)
         below = self.below.copy()
-        np.maximum.at(below, (sign[gone], channel[gone]), middle(row[gone], highest, self.bits))
+        np.maximum.at(below, (sign[gone], channel[gone]), middle((row[gone] << self.bits) + highest, self.bits))
         return replace(self, floor=floor, below=below, keys=self.keys[~gone], counts=self.counts[~gone])
 
 
@@ -189,29 +194,29 @@ _ARRAYS = ("low", "high", "floor", "below", "keys", "counts")
 def state_of_range(axis: int | None, values: int, seen: Extremes) -> TensorState:
     """The state of a tensor of which only the range is known (on the host)."""
     low, high = np.asarray(seen.low), np.asarray(seen.high)
+    below = _normal(np.stack([high, -low]))
     return TensorState(
         axis=axis,
         values=values,
         low=low,
         high=high,
-        floor=np.full(len(low), NOTHING, np.int32),
-        below=np.maximum(np.stack([high, -low]), 0),
+        floor=_floor(np.full(len(low), NOTHING), below),
+        below=below,
         bits=0,
         keys=np.zeros(0, np.int64),
         counts=np.zeros((0, 1), np.int32),
     )
 
 
-def octave(magnitude: np.ndarray) -> np.ndarray:
-    """Biased exponent of float32 values >= 0; 0 for zero and subnormal numbers."""
-    return (np.asarray(magnitude, np.float32).view(np.int32) >> MANTISSA).astype(np.int32)
+def code_of(magnitude: np.ndarray, bits: int) -> np.ndarray:
+    """Bin of float32 magnitudes: `(octave << bits) + bin`, int64; octave 0 holds zero and the subnormal numbers."""
+    return np.asarray(magnitude, np.float32).view(np.int32).astype(np.int64) >> (MANTISSA - bits)
 
 
-def middle(octaves: np.ndarray, bins: np.ndarray, bits: int) -> np.ndarray:
+def middle(code: np.ndarray, bits: int) -> np.ndarray:
     """The float32 in the middle of a bin: within 2**-(bits + 1) of every value in it."""
     shift = MANTISSA - bits
-    pattern = (np.asarray(octaves, np.int64) << MANTISSA) | (np.asarray(bins, np.int64) << shift) | (1 << (shift - 1))
-    return pattern.astype(np.int32).view(np.float32)
+    return ((code << shift) | (1 << (shift - 1))).astype(np.int32).view(np.float32)
 
 
 def split_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -219,18 +224,19 @@ def split_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return keys >> 9, keys >> 8 & 1, keys & 255
 
 
+def _normal(below: np.ndarray) -> np.ndarray:
+    """Subnormal numbers (and negative ones) as 0."""
+    return np.where(below >= np.finfo(np.float32).tiny, below, np.float32(0))
+
+
+def _floor(floor: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """A channel with nothing under its floor is counted completely."""
+    return np.where(below.max(0) > 0, floor, 0).astype(np.int32)
+
+
 def _enough(counts: np.ndarray, values: int) -> np.ndarray:
     """No bin counts more than `values`; int32 holds them almost always and halves the memory."""
     return counts.astype(np.int32 if values < 2**31 else np.int64, copy=False)
-
-
-def _added(keys: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
-    """Sorted rows, those of equal key added up."""
-    order = np.argsort(keys, kind="stable")
-    keys, first = np.unique(keys[order], return_index=True)
-    if len(keys) == len(order):
-        return {"keys": keys, "counts": counts[order]}
-    return {"keys": keys, "counts": np.add.reduceat(counts[order], first, axis=0)}
 
 
 def _bins_differ(a: TensorState, b: TensorState) -> bool:
@@ -241,7 +247,3 @@ def _merge_two(a: CalibrationState, b: CalibrationState) -> CalibrationState:
     if list(a.tensors) != list(b.tensors):
         raise ConfigError("these states are of different models", where="merge", fix="merge states of one model")
     return CalibrationState(a.samples + b.samples, {t: s.merge(b.tensors[t]) for t, s in a.tensors.items()})
-
-
-
-

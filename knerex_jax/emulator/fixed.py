@@ -5,6 +5,7 @@ the instruction's docstring, how is `method`. Arrays have the program's shapes a
 batched: the caller does `jax.jit(jax.vmap(fn, (None, 0)))`, and `jax.vmap(fn, (0, None))` over stacked plans.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -73,6 +74,7 @@ def lower_fixed(
       like the program's tensor. Codes are int8 (8 bits) or int16 (15 bits), shaped like the program's tensors.
     """
     wanted = program.outputs if taps is None else taps
+    readers = Counter(t for i in program.instructions for t in i.inputs)
 
     def fn(params: Params, inputs: Mapping[str, Array]) -> dict[str, Array]:
         codes = {
@@ -81,10 +83,22 @@ def lower_fixed(
         }
         for i in program.instructions:
             operands = [codes[t] for t in i.inputs]
-            codes[i.output] = _RULES[i.rule](i, methods.step[i.name], params[i.name], *operands)
+            made = _RULES[i.rule](i, methods.step[i.name], params[i.name], *operands)
+            codes[i.output] = _stored(made) if readers[i.output] > 1 else made
         return {t: codes[t] for t in wanted}
 
     return fn
+
+
+def _stored(x: Array) -> Array:
+    """Codes that several instructions read, behind a barrier.
+
+    The compiler would compute them again for each reader, along a chain of residual sums again and again. Stored
+    channels last, like the operands of convolutions, because a barrier fixes the layout.
+    """
+    if x.ndim < 3:
+        return lax.optimization_barrier(x)
+    return channels_first(lax.optimization_barrier(channels_last(x)))
 
 
 def quantize_input(x: Array, factor: Array, bits: int) -> Array:

@@ -5,6 +5,7 @@ Any method that yields the contract's integers is allowed (section 4); a method 
 within the same bounds runs on the same compiled program.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ Scale = Literal["split", "presplit"]
 # Sums of int8 products: 127 * 128 or 128 * 128 (a low plane) each.
 _INT8_TERMS = (2**31 - 1) // 2**14
 _FLOAT32_TERMS = 2**24 // 2**14 - 1
+_FEW_PIXELS = 64
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _covers(have: Method, need: Method, step: StepBound) -> bool:
 
 
 def _mac(i: Mac, step: StepBound, tensor: dict[str, CodeTensor], backend: str, engine: Engine) -> Method:
-    form = _form(i, tensor[i.inputs[0]].shape, backend)
+    form = _form(i, tensor, backend)
     # The left shift of `shr` stops short of the limits of a 32-bit register.
     wide = (
         max(step.sum, step.value) >= 2**31
@@ -131,18 +133,20 @@ def _mac(i: Mac, step: StepBound, tensor: dict[str, CodeTensor], backend: str, e
     )
 
 
-def _form(i: Mac, shape: tuple[int, ...], backend: str) -> Form:
+def _form(i: Mac, tensor: dict[str, CodeTensor], backend: str) -> Form:
     if i.kind == "diagonal":
         return "none"
     if i.kind == "dense":
         return "dot"
     assert i.window is not None
-    if i.group > 1 and i.group == shape[1]:
+    if i.group > 1 and i.group == tensor[i.inputs[0]].shape[1]:
         return "taps"  # grouped convolutions of the library take 16 to 440 times as long
     if i.group == 1 and all(k == 1 for k in i.window.kernel):
         return "dot"
-    # Integer convolutions of the GPU library are not to be trusted; its dots are.
-    return "conv" if i.group == 1 and len(i.window.kernel) <= 2 and backend == "cpu" else "im2col"
+    # Integer convolutions of the GPU library are not to be trusted; its dots are. On few pixels a dot is faster anyway.
+    pixels = math.prod(tensor[i.output].shape[2:])
+    plain = i.group == 1 and len(i.window.kernel) <= 2 and pixels > _FEW_PIXELS
+    return "conv" if plain and backend == "cpu" else "im2col"
 
 
 def _terms(engine: Engine, step: StepBound, narrow: bool) -> int:

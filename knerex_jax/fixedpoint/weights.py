@@ -21,14 +21,10 @@ class Accumulator:
     Attributes:
       radix: int64 [O], r_p.
       scale: float64 [O], s_y * s_w: p = real * scale * 2**radix.
-      weight_radix: int64 [O], r_w.
-      weight_scale: float32 [O], s_w.
     """
 
     radix: np.ndarray
     scale: np.ndarray
-    weight_radix: np.ndarray
-    weight_scale: np.ndarray
 
 
 def check_shift(n: np.ndarray, node: str, what: str) -> np.ndarray:
@@ -69,7 +65,7 @@ def mac_integers(
 
     Returns:
       weight int8/int16 like `weight`, bias int32 (int64 for 48-bit partial sums), n1, n2 and (with post_multiplier) m
-      int32 [O]; and the accumulator's format.
+      int32 [O], weight_radix int32 and weight_scale float32 [O] (r_w and s_w); and the accumulator's format.
 
     Raises:
       PlanError: a shift is out of range.
@@ -99,18 +95,19 @@ def mac_integers(
     codes = np.rint(u * w_factor[:, None][spread])
     limit = weight_limit(weight_bits)
     assert np.abs(codes).max(initial=0) <= limit, f"{node}: weight code beyond {limit}"
-    acc = Accumulator(p_radix, y_scale * w_scale.astype(np.float64), w_radix, w_scale)
     constants = {
         "weight": codes.astype(np.int8 if weight_bits <= 8 else np.int16),
         "bias": to_psum(np.rint(scaled_bias * np.ldexp(w_scale.astype(np.float64), p_radix)), psum_bits),
         "n1": check_shift(n1, node, "the accumulator"),
+        "weight_radix": w_radix.astype(np.int32),
+        "weight_scale": w_scale.astype(np.float32),
     }
     if post_multiplier:
         m, e = multiplier(1.0 / w_scale.astype(np.float64))
         constants |= {"m": m, "n2": check_shift(15 - e + p_radix - y_radix, node, "the output")}
     else:
         constants["n2"] = check_shift(p_radix - y_radix, node, "the output")
-    return constants, acc
+    return constants, Accumulator(p_radix, y_scale * w_scale.astype(np.float64))
 
 
 def to_psum(values: np.ndarray, psum_bits: int) -> np.ndarray:

@@ -258,11 +258,13 @@ def _folded(bare: onnx.ModelProto) -> onnx.ModelProto:
         assert isinstance(after, onnx.ModelProto)
         assert [v.name for v in after.graph.output] == [v.name for v in before.graph.output]
         del after.graph.input[:]
-        after.graph.input.extend(before.graph.input)  # the library drops inputs that nothing reads
+        after.graph.input.extend(before.graph.input)  # the library drops inputs that nothing reads,
+        after.doc_string = before.doc_string  # the documentation
         notes = {n.name: n.metadata_props for n in before.graph.node if n.name and n.metadata_props}
-        for node in after.graph.node:  # and what is noted at the nodes
+        for node in after.graph.node:  # and what is noted at nodes
             if not node.metadata_props:
                 node.metadata_props.extend(notes.get(node.name, ()))
+        _check(after)
         return _inferred(after)
     except Exception as error:  # of any kind: the model can be read unfolded, so nobody is bothered with it
         _log.info("folding failed, going on with the unfolded graph: %s", error)

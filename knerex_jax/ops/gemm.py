@@ -35,10 +35,12 @@ def _dense(weight: np.ndarray, bias: np.ndarray | None, axis: int, *, output_fir
     def turn(w: np.ndarray) -> np.ndarray:
         return w if output_first else w.T
 
-    shape, weight = weight.shape, turn(weight.reshape(weight.shape[-2:]))
+    shape = weight.shape
+    weight = turn(weight.reshape(shape[-2:]))
+    outputs, inputs = weight.shape[0], weight.shape[-1]
     return MacForm(
-        weight=weight, bias=None if bias is None else np.broadcast_to(bias.reshape(-1), (len(weight),)),
-        feeding=np.broadcast_to(np.arange(weight.shape[1]), weight.shape), kind="dense", axis=axis,
+        weight=weight, bias=None if bias is None else np.broadcast_to(bias.reshape(-1), (outputs,)),
+        feeding=np.broadcast_to(np.arange(inputs), (outputs, inputs)), kind="dense", axis=axis,
         restore=lambda w: turn(w).reshape(shape),
     )  # fmt: skip
 
@@ -46,8 +48,9 @@ def _dense(weight: np.ndarray, bias: np.ndarray | None, axis: int, *, output_fir
 def _gemm_mac(node: Node, model: Model) -> MacForm:
     a: GemmAttrs = node.attrs
     assert a.alpha == a.beta == 1 and not a.transA, f"{node.name} is not in normal form"
+    weight = model.constants[node.inputs[1]]
     bias = model.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    return _dense(model.constants[node.inputs[1]], bias, 1, output_first=bool(a.transB))
+    return _dense(weight, bias, 1, output_first=bool(a.transB))
 
 
 def _matmul_mac(node: Node, model: Model) -> MacForm:
@@ -61,7 +64,7 @@ def _matmul(attrs: object, x: Array, w: Array) -> Array:
 
 
 def _constrain(node: Node, view: PlanView) -> tuple[Constraint, ...]:
-    x, w, y = *node.inputs[:2], node.outputs[0]
+    x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
     last = len(view.shape(y)) - 1
     if view.constant(w) is not None:
         return (*per_layer_unless(view, x, len(view.shape(x)) - 1), Own(y, last))

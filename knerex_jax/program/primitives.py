@@ -58,6 +58,7 @@ class Mac(Primitive, frozen=True, kw_only=True, tag="mac"):
     Constants: weight (conv [O, I/group, *kernel]; conv_transpose [I, O/group, *kernel]; dense [O, I], contracted with
     the last axis of x; diagonal [C] along `axis`), bias, n1, m, n2 [O]; clip: lo, hi [O]; leaky: slope [O] (or [1])
     and slope_shift [O] (or [1]). Without post_multiplier m is absent and means 1.
+    weight_radix and weight_scale [O] say what the weight codes mean; nothing needs them to run.
     """
 
     rule: ClassVar[str] = "mac"

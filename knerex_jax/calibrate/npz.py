@@ -1,0 +1,67 @@
+"""Versioned `.npz` files of this package: written whole or not at all, refused when damaged."""
+
+import contextlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knerex_jax.errors import ArtifactError
+
+VERSION = 1
+_META = "meta"
+
+
+def write_npz(path: str | Path, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays and JSON-able metadata.
+
+    Args:
+      path: taken as it is; no suffix is added.
+      kind: what the file is; `read_npz` insists on it.
+      meta: plain data.
+      arrays: name -> array.
+
+    Raises:
+      ArtifactError: it cannot be written; an old file of that name is then untouched.
+    """
+    path = Path(path)
+    text = json.dumps({"kind": kind, "version": VERSION, **meta}).encode()
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(file, **{_META: np.frombuffer(text, np.uint8)}, **arrays)  # pyright: ignore[reportArgumentType]
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError as e:
+        raise ArtifactError(f"cannot write: {e.strerror}", where=str(path), fix="choose a folder you may write to") from e
+
+
+def read_npz(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Reads what `write_npz` wrote.
+
+    Raises:
+      ArtifactError: missing, damaged, of another kind or newer.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(arrays.pop(_META).tobytes())
+        found, version = meta.pop("kind"), meta.pop("version")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as e:
+        raise ArtifactError(f"no readable {kind}: {e}", where=str(path), fix="measure and save again") from e
+    if found != kind:
+        raise ArtifactError(f"this is a {found}, not a {kind}", where=str(path), fix="give the other file")
+    if version > VERSION:
+        raise ArtifactError(f"written by a newer version ({version})", where=str(path), fix="update knerex_jax")
+    return meta, arrays
