@@ -23,8 +23,8 @@ import numpy as np
 from jax import Array, lax
 
 from knerex_jax.calibrate.cuts import is_final
-from knerex_jax.calibrate.observers import Extremes, Grid, histogram
-from knerex_jax.calibrate.run import Measurement, calibrate, compile_step, extremes_of
+from knerex_jax.calibrate.observers import Extremes, histogram
+from knerex_jax.calibrate.run import Measurement, calibrate, compile_step, extremes_of, fine_grid, init_states
 from knerex_jax.calibrate.state import state_of_range
 from knerex_jax.data.sources import Source, open_source
 from knerex_jax.graph.ir import TensorType
@@ -161,16 +161,16 @@ def cost(case: Case, batch: int, rounds: int) -> dict[str, Any]:
 
     first = extremes_of(measurement)
     ranged = compile_step(measurement, first)
-    states = {t: tuple(o.init(a) for o, a in zip(*pair, strict=True)) for t, pair in first.items()}
+    states = init_states(first)
     states, _ = ranged(states, params, inputs, np.int32(batch))
     second = {}
     for t, (seen,) in states.items():
         host = state_of_range(case.observed[t], batch * measurement.positions(t), Extremes(*map(np.asarray, seen)))
-        if t not in exact and not all(is_final(host, pct) for pct in (PCT, PCT_WIDE)):
-            grid = Grid(signed=bool((host.below[1] > 0).any()))
-            second[t] = (histogram(grid),), (jnp.asarray(host.next_window(grid.octaves)),)
+        if t not in exact and not is_final(host, (PCT, PCT_WIDE)):
+            grid = fine_grid(host)
+            second[t] = (histogram(grid),), (host.next_window(grid.octaves),)
     counted = compile_step(measurement, second)
-    counts = {t: tuple(o.init(a) for o, a in zip(*pair, strict=True)) for t, pair in second.items()}
+    counts = init_states(second)
     forward = jax.jit(lambda p, x: {t: v for t, v in jax.vmap(case.fn, (None, 0))(p, x).items() if t in exact})
 
     held = {"first": states, "second": counts}

@@ -17,10 +17,9 @@ import onnxruntime as ort
 from knerex_jax.emulator.allocator import keep_freed_memory
 from knerex_jax.emulator.fixed import lower_fixed, prepare
 from knerex_jax.emulator.methods import choose
-from knerex_jax.emulator.stream import over_samples, samples_at_once
+from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
 from knerex_jax.program.bounds import bound_program
 
-OPTIONS = dict(o.split("=") for o in os.environ.get("BENCH_OPTIONS", "").split() if o) or None
 WIDTHS = {"int8": (8, 8), "w8a16": (15, 8), "int16": (15, 15)}
 
 
@@ -36,6 +35,7 @@ def parse():
     p.add_argument("--at-once", type=int, nargs="*", help="samples per step of the emulator (default: its own choice)")
     p.add_argument("--keep-memory", action="store_true", help="both sides keep freed memory (Linux, glibc)")
     p.add_argument("--spin", action="store_true", help="let ONNX Runtime's threads spin (they then take time from JAX)")
+    p.add_argument("--plain", action="store_true", help="without the emulator's compiler options")
     p.add_argument("--json", help="also write the figures here")
     return p.parse_args()
 
@@ -76,8 +76,9 @@ def main():
     device_data = jax.device_put(data)
 
     runs, compile_s = {}, {}
+    options = compiler_options(jax.default_backend()) if not args.plain else {}
     for at_once in args.at_once or [samples_at_once(program)]:
-        fn = jax.jit(over_samples(lower_fixed(program, methods), at_once), compiler_options=OPTIONS)
+        fn = jax.jit(over_samples(lower_fixed(program, methods), at_once), compiler_options=options)
         start = time.perf_counter()
         fn = fn.lower(params, device_data).compile()
         name = f"fixed, {min(at_once, args.batch)} at once"

@@ -3,11 +3,13 @@
 Source: section 6 of the arithmetic contract (percentage). Every final result is a function of the multiset of values
 alone: a magnitude is reported as the middle of the bin of the order statistic (or as the exact extreme where nothing is
 dropped), so batch size, merging and the number of readings leave no trace. Bins of 9 bits put it within 0.1 % of the
-true value. Magnitudes under the smallest normal float32 count as 0.
+true value; what shares the threshold's bin counts as kept. Magnitudes under the smallest normal float32 count as 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
@@ -23,25 +25,35 @@ def dropped(pct: float, count: int) -> int:
     return min(int((1 - Fraction(repr(float(pct)))) * count), count - 1)
 
 
-def cut_ranges(state: TensorState, pct: float) -> tuple[Cut, bool]:
-    """Ranges at one cut, per layer and per channel.
+def cut_ranges(state: TensorState, shares: Sequence[float]) -> list[tuple[Cut, bool]]:
+    """Ranges at some cuts, per layer and per channel.
 
     A side of which every value was dropped ends at 0.
 
+    Args:
+      state: of the tensor.
+      shares: of the magnitudes, to keep.
+
     Returns:
-      The ranges, and whether all of them are final. If not, some threshold lies under what has been counted, and the
-      ranges stated are upper bounds: another reading is needed (`TensorState.next_window`).
+      For every share the ranges, and whether all of them are final. If not, some threshold lies under what has been
+      counted, and the ranges stated are upper bounds: another reading is needed (`TensorState.next_window`).
     """
-    channel_low, channel_high, channels_final = _cut(_tower_of_channels(state), dropped(pct, state.values))
-    layer_low, layer_high, layer_final = _cut(_tower_of_layer(state), dropped(pct, state.size))
-    cut = Cut(float(layer_low[0]), float(layer_high[0]), channel_low, channel_high)
-    return cut, channels_final and layer_final
+    channels, layer = _tower_of_channels(state), _tower_of_layer(state)
+    cuts = []
+    for share in shares:
+        lows, highs, all_final = _cut(channels, dropped(share, state.values))
+        low, high, final = _cut(layer, dropped(share, state.size))
+        cuts.append((Cut(float(low[0]), float(high[0]), lows, highs), all_final and final))
+    return cuts
 
 
-def is_final(state: TensorState, pct: float) -> bool:
+def is_final(state: TensorState, shares: Sequence[float]) -> bool:
     """Whether `cut_ranges` can tell all thresholds; far cheaper than telling them."""
-    towers = (_tower_of_channels(state), dropped(pct, state.values)), (_tower_of_layer(state), dropped(pct, state.size))
-    return all(drop == 0 or bool(_count(tower, drop).final.all()) for tower, drop in towers)
+    drops = [(dropped(share, state.values), dropped(share, state.size)) for share in shares]
+    if not any(drop for pair in drops for drop in pair):
+        return True
+    channels, layer = _tower_of_channels(state), _tower_of_layer(state)
+    return all(_count(channels, c).final.all() and _count(layer, la).final.all() for c, la in drops)
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,8 @@ class _Tower:
       complete: int [G], the octave from which on every value is counted.
       below: float32 [2, G], largest value of each sign that is not counted.
       octaves: int [O >= 1], rising.
-      row: int [G, O, 2], place of each row in `counts`, whose last row is empty and stands for none.
-      counts: int [R + 1, 2**bits].
+      row: int [G, O, 2], place of each row in `counts`; R stands for an empty row.
+      counts: int [R, 2**bits].
       bits: mantissa bits of a bin.
     """
 
@@ -68,20 +80,55 @@ class _Tower:
     counts: np.ndarray
     bits: int
 
+    @cached_property
+    def totals(self) -> np.ndarray:
+        """Values per row, int64 [G, O, 2]."""
+        return np.append(self.counts.sum(1, dtype=np.int64), 0)[self.row]
+
+    @cached_property
+    def trusted(self) -> np.ndarray:
+        """Rows in which every value is counted, bool [G, O]."""
+        return self.octaves >= self.complete[:, None]
+
+    @cached_property
+    def from_top(self) -> np.ndarray:
+        """Values in trusted rows, from each octave upwards, int64 [G, O]."""
+        return np.cumsum(np.where(self.trusted, self.totals.sum(2), 0)[:, ::-1], axis=1)[:, ::-1]
+
+    @cached_property
+    def rest(self) -> np.ndarray:
+        """Largest value of each sign under the trusted rows, float32 [2, G]: counted there, or not counted at all."""
+        there = [self.highest((self.totals[:, :, sign] > 0) & ~self.trusted, sign) for sign in (0, 1)]
+        return np.maximum(np.stack(there), self.below)
+
+    def bins(self, place: np.ndarray, sign: int) -> np.ndarray:
+        """Counts of one row per group, int [G, 2**bits]; `place` [G] counts octaves."""
+        row = self.row[np.arange(len(place)), place, sign]
+        if not len(self.counts):
+            return np.zeros((len(row), 1 << self.bits), np.int64)
+        found = self.counts[np.minimum(row, len(self.counts) - 1)]
+        found[row == len(self.counts)] = 0
+        return found
+
+    def highest(self, allowed: np.ndarray, sign: int) -> np.ndarray:
+        """Largest value of one sign in allowed rows (bool [G, O], none of them empty), float32 [G]; 0 without any."""
+        place = allowed.shape[1] - 1 - np.argmax(allowed[:, ::-1], axis=1)
+        best, _ = _top_bin(self.bins(place, sign))
+        return np.where(allowed.any(1), middle((self.octaves[place] << self.bits) + best, self.bits), np.float32(0))
+
 
 def _tower_of_channels(state: TensorState) -> _Tower:
     channel, sign, octave = split_keys(state.keys)
     octaves = np.unique(octave) if len(octave) else np.ones(1, np.int64)
     row = np.full((state.channels, len(octaves), 2), len(state.keys))
     row[channel, np.searchsorted(octaves, octave), sign] = np.arange(len(state.keys))
-    counts = np.concatenate([state.counts, np.zeros((1, state.counts.shape[1]), state.counts.dtype)])
-    return _Tower(state.low, state.high, state.floor, state.below, octaves, row, counts, state.bits)
+    return _Tower(state.low, state.high, state.floor, state.below, octaves, row, state.counts, state.bits)
 
 
 def _tower_of_layer(state: TensorState) -> _Tower:
     _, sign, octave = split_keys(state.keys)
     octaves = np.unique(octave) if len(octave) else np.ones(1, np.int64)
-    counts = np.zeros((2 * len(octaves) + 1, state.counts.shape[1]), np.int64)
+    counts = np.zeros((2 * len(octaves), state.counts.shape[1]), np.int64)
     for i, o in enumerate(octaves):
         for s in (0, 1):
             counts[2 * i + s] = state.counts[(octave == o) & (sign == s)].sum(0, dtype=np.int64)
@@ -96,89 +143,56 @@ def _tower_of_layer(state: TensorState) -> _Tower:
 
 @dataclass(frozen=True)
 class _Counted:
-    """Where the (drop + 1)-th largest magnitude of every group can be.
+    """Where the (drop + 1)-th largest magnitude of every group is.
 
     Attributes:
-      totals: int64 [G, O, 2], values per row.
-      trusted: bool [G, O], rows where every value is counted.
-      from_top: int64 [G, O], trusted values from each octave upwards.
-      rest: float32 [2, G], largest value of each sign that is not in a trusted row.
-      inside: bool [G], it is in a trusted row.
-      final: bool [G], it is there, or else known to be the largest of `rest`: exactly the dropped values are in trusted
-        rows, or all others are 0.
+      inside: bool [G], in a trusted row.
+      final: bool [G], there, or else known to be the largest of `_Tower.rest`: because exactly the dropped values are
+        in trusted rows, or because all others are 0.
     """
 
-    totals: np.ndarray
-    trusted: np.ndarray
-    from_top: np.ndarray
-    rest: np.ndarray
     inside: np.ndarray
     final: np.ndarray
 
 
 def _count(tower: _Tower, drop: int) -> _Counted:
-    totals = tower.counts.sum(1, dtype=np.int64)[tower.row]
-    trusted = tower.octaves >= tower.complete[:, None]
-    from_top = np.cumsum(np.where(trusted, totals.sum(2), 0)[:, ::-1], axis=1)[:, ::-1]
-    rest = np.stack([_largest_rest(tower, totals[:, :, sign], trusted, sign) for sign in (0, 1)])
-    inside = from_top[:, 0] > drop
-    final = inside | (from_top[:, 0] == drop) | (rest.max(0) == 0)
-    return _Counted(totals, trusted, from_top, rest, inside, final)
+    counted = tower.from_top[:, 0]
+    return _Counted(counted > drop, (counted >= drop) | (tower.rest.max(0) == 0))
 
 
 def _cut(tower: _Tower, drop: int) -> tuple[np.ndarray, np.ndarray, bool]:
     """Drops the `drop` largest magnitudes of every group: float32 minimum [G] and maximum [G], and whether final."""
     if drop == 0:
         return tower.low, tower.high, True
-    c = _count(tower, drop)
-    threshold = _threshold(tower, c.from_top, drop)
+    where = _count(tower, drop)
+    threshold = _threshold(tower, drop)
     sides = []
     for sign in (0, 1):
-        kept = _largest_kept(tower, c.totals[:, :, sign] * c.trusted, threshold, sign)
-        known = np.where(c.inside & (kept > 0), kept, _rounded(c.rest[sign], tower.bits))
-        sides.append(np.where(c.final, known, c.rest[sign]))
+        kept = _largest_kept(tower, threshold, sign)
+        known = np.where(where.inside & (kept > 0), kept, _rounded(tower.rest[sign], tower.bits))
+        sides.append(np.where(where.final, known, tower.rest[sign]))
     high = np.where(tower.high <= 0, tower.high, np.minimum(sides[0], tower.high))
     low = np.where(tower.low >= 0, tower.low, np.maximum(-sides[1], tower.low))
-    return low.astype(np.float32), high.astype(np.float32), bool(c.final.all())
+    return low.astype(np.float32), high.astype(np.float32), bool(where.final.all())
 
 
-def _largest_rest(tower: _Tower, totals: np.ndarray, trusted: np.ndarray, sign: int) -> np.ndarray:
-    """Largest value of one sign under the trusted octaves, float32 [G]: counted there, or not counted at all."""
-    there = (totals > 0) & ~trusted
-    return np.maximum(_highest(tower, there, sign), tower.below[sign])
+def _threshold(tower: _Tower, drop: int) -> np.ndarray:
+    """Bin (as `code_of`) of the (drop + 1)-th largest magnitude, int64 [G]; meaningless where it is not counted."""
+    place = np.maximum((tower.from_top > drop).sum(1) - 1, 0)
+    above = np.pad(tower.from_top, ((0, 0), (0, 1)))[np.arange(len(place)), place + 1]
+    bins = tower.bins(place, 0).astype(np.int64) + tower.bins(place, 1)
+    from_bin = np.cumsum(bins[:, ::-1], axis=1) + above[:, None]
+    return (tower.octaves[place] << tower.bits) + bins.shape[1] - 1 - np.argmax(from_bin > drop, axis=1)
 
 
-def _threshold(tower: _Tower, from_top: np.ndarray, drop: int) -> np.ndarray:
-    """Code of the bin of the (drop + 1)-th largest magnitude, int64 [G]; meaningless where so many are not counted.
-
-    Args:
-      from_top: int [G, O], trusted counts from each octave upwards.
-    """
-    groups = np.arange(len(from_top))
-    place = np.maximum((from_top > drop).sum(1) - 1, 0)
-    above = np.concatenate([from_top, np.zeros_like(from_top[:, :1])], axis=1)[groups, place + 1]
-    bins = sum(tower.counts[tower.row[groups, place, sign]].astype(np.int64) for sign in (0, 1))
-    from_bin = np.cumsum(np.asarray(bins)[:, ::-1], axis=1) + above[:, None]
-    bin_ = from_bin.shape[1] - 1 - np.argmax(from_bin > drop, axis=1)
-    return (tower.octaves[place] << tower.bits) + bin_
-
-
-def _largest_kept(tower: _Tower, totals: np.ndarray, threshold: np.ndarray, sign: int) -> np.ndarray:
-    """Largest counted value of one sign in a bin not above the threshold's, float32 [G]; 0 if there is none."""
+def _largest_kept(tower: _Tower, threshold: np.ndarray, sign: int) -> np.ndarray:
+    """Largest trusted value of one sign in a bin not above the threshold's, float32 [G]; 0 if there is none."""
     octave = threshold >> tower.bits
     place = np.searchsorted(tower.octaves, octave)
-    rows = tower.counts[tower.row[np.arange(len(place)), place, sign]]
-    upto = np.arange(rows.shape[1]) <= (threshold & ((1 << tower.bits) - 1))[:, None]
-    best, any_there = _top_bin(np.where(upto, rows, 0))
-    lower = _highest(tower, (totals > 0) & (tower.octaves < octave[:, None]), sign)
-    return np.where(any_there, middle((octave << tower.bits) + best, tower.bits), lower)
-
-
-def _highest(tower: _Tower, allowed: np.ndarray, sign: int) -> np.ndarray:
-    """Largest value of one sign in the allowed rows (bool [G, O], none of them empty), float32 [G]; 0 if there is none."""
-    place = allowed.shape[1] - 1 - np.argmax(allowed[:, ::-1], axis=1)
-    best, _ = _top_bin(tower.counts[tower.row[np.arange(len(place)), place, sign]])
-    return np.where(allowed.any(1), middle((tower.octaves[place] << tower.bits) + best, tower.bits), np.float32(0))
+    upto = np.arange(1 << tower.bits) <= (threshold & ((1 << tower.bits) - 1))[:, None]
+    best, any_there = _top_bin(tower.bins(place, sign) * upto)
+    lower = (tower.totals[:, :, sign] > 0) & tower.trusted & (tower.octaves < octave[:, None])
+    return np.where(any_there, middle((octave << tower.bits) + best, tower.bits), tower.highest(lower, sign))
 
 
 def _top_bin(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,11 @@ def write_npz(path: str | Path, kind: str, meta: Mapping[str, Any], arrays: Mapp
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **{_META: np.frombuffer(text, np.uint8)}, **arrays)  # pyright: ignore[reportArgumentType]
+                # numpy's own savez_compressed packs five times slower for 5 % less.
+                with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                    for key, array in {_META: np.frombuffer(text, np.uint8), **arrays}.items():
+                        with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                            np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)

@@ -69,7 +69,7 @@ class Grid:
     """
 
     bits: int = 9
-    octaves: int = 4
+    octaves: int = 6
     signed: bool = True
 
     @property
@@ -103,7 +103,7 @@ def histogram(grid: Grid) -> Observer:
 
     def init(base: Array) -> Histogram:
         channels = base.shape[0]
-        return Histogram(jnp.zeros(grid.rows * channels, jnp.int32), base, jnp.zeros((signs, channels)))
+        return Histogram(jnp.zeros(grid.rows * channels, jnp.int32), jnp.asarray(base), jnp.zeros((signs, channels)))
 
     def update(state: Histogram, rows: Array, counted: Array) -> Histogram:
         channels = rows.shape[1]

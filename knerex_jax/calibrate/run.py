@@ -1,7 +1,7 @@
 """The calibration loop: one compiled step per reading of the data, constant memory, any number of samples.
 
 Two readings suffice where the data can be read twice: the first finds the exact range of every channel, the second
-counts magnitudes finely in the four octaves under its maximum. A threshold still lower (a few huge outliers over a
+counts magnitudes finely in the octaves under its maximum. A threshold still lower (a few huge outliers over a
 small rest) takes another reading of the tensors concerned. Data that can be read only once is counted coarsely.
 """
 
@@ -28,7 +28,11 @@ from knerex_jax.graph.ir import TensorType
 FloatFn = Callable[[Any, Mapping[str, Array]], Mapping[str, Array]]
 Batch = dict[str, np.ndarray]
 
-_FINE = Grid(bits=9, octaves=4)
+_FINE_BITS = 9
+_OCTAVES = 6
+_MORE_OCTAVES = 12
+"""Fine windows: with 6 octaves the second reading was the last one on all but 2 of 270 tensors of five real models."""
+
 _COARSE = Grid(bits=6, octaves=32)
 _COARSE_HEADROOM = 8
 """Octaves of the coarse window above the first batch's maximum."""
@@ -127,11 +131,9 @@ def measure(
         return _measure_once(measurement, source)
     samples, seen = read(measurement, _batches(measurement, source), extremes_of(measurement))
     states = {t: _range_state(measurement, t, samples, found[0]) for t, found in seen.items()}
-    while pending := [t for t in states if not all(is_final(states[t], share) for share in cuts[t])]:
-        grids = {t: Grid(_FINE.bits, _FINE.octaves, signed=bool((states[t].below[1] > 0).any())) for t in pending}
-        observers = {
-            t: ((histogram(grids[t]),), (jnp.asarray(states[t].next_window(_FINE.octaves)),)) for t in pending
-        }
+    while pending := [t for t in states if not is_final(states[t], cuts[t])]:
+        grids = {t: fine_grid(states[t]) for t in pending}
+        observers = {t: ((histogram(g),), (states[t].next_window(g.octaves),)) for t, g in grids.items()}
         again, windows = read(measurement, _batches(measurement, source), observers)
         if again != samples:
             raise ModelError(
@@ -154,12 +156,18 @@ def ranges_of(
     """Ranges from a state, e.g. a merged one; a threshold that the state cannot tell is an upper bound, with a hint."""
     tensors, bounded = {}, []
     for t, s in state.tensors.items():
-        (narrow, narrow_final), (wide, wide_final) = (cut_ranges(s, share) for share in cuts[t])
+        (narrow, narrow_final), (wide, wide_final) = cut_ranges(s, cuts[t])
         tensors[t] = TensorRange(narrow, wide, s.axis, s.values)
         bounded += [] if narrow_final and wide_final else [t]
     if bounded:
         hints = [*hints, f"{len(bounded)} tensors (first: {bounded[0]}) have outliers so far out that their ranges are bounds only"]
     return Ranges(tensors, state.samples, pct, pct_wide, tuple(hints))
+
+
+def fine_grid(state: TensorState) -> Grid:
+    """The bins of a tensor's next reading."""
+    octaves = _MORE_OCTAVES if len(state.keys) else _OCTAVES
+    return Grid(_FINE_BITS, octaves, signed=bool((state.below[1] > 0).any()))
 
 
 def _measure_once(measurement: Measurement, source: Source) -> tuple[CalibrationState, list[str]]:
@@ -172,7 +180,7 @@ def _measure_once(measurement: Measurement, source: Source) -> tuple[Calibration
         largest = max(float(seen[t][0].high.max()), -float(seen[t][0].low.min()))
         top = int(code_of(np.float32(largest), 0)) if largest > 0 else int(code_of(np.float32(1), 0))
         base = min(max(top + _COARSE_HEADROOM + 1 - _COARSE.octaves, 1), 255 - _COARSE.octaves)
-        window = jnp.full(measurement.channels(t), base, jnp.int32)
+        window = np.full(measurement.channels(t), base, np.int32)
         observers[t] = ((*observer, histogram(_COARSE)), (*state, window))
     samples, found = read(measurement, chain([first], batches), observers)
     states = {}
@@ -199,7 +207,7 @@ def read(measurement: Measurement, batches: Iterator[Batch], observers: Observer
     """
     step = compile_step(measurement, observers)
     params = jax.device_put(measurement.params)
-    states = {t: tuple(o.init(a) for o, a in zip(*pair, strict=True)) for t, pair in observers.items()}
+    states = init_states(observers)
     done, since, size, totals, running = 0, 0, 0, {}, None
     with closing(_as_generator(batches)) as batches:
         for batch in batches:
@@ -216,6 +224,11 @@ def read(measurement: Measurement, batches: Iterator[Batch], observers: Observer
     assert running is not None, "a source yields at least one batch or raises"
     _await(running, measurement, list(observers))
     return done, {t: _to_host(states.pop(t), totals.pop(t, None)) for t in list(states)}
+
+
+def init_states(observers: Observers) -> dict[str, Any]:
+    """Empty states on the device, made by one program."""
+    return jax.jit(lambda: {t: tuple(o.init(a) for o, a in zip(*pair, strict=True)) for t, pair in observers.items()})()
 
 
 def compile_step(measurement: Measurement, observers: Observers) -> Callable[..., Any]:

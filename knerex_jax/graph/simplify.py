@@ -14,6 +14,7 @@ import onnxslim
 from onnx import numpy_helper, shape_inference
 
 from knerex_jax.errors import ModelError
+from knerex_jax.graph.branches import take_known_branches
 from knerex_jax.graph.tensors import FLOAT, HALVES, array_of, is_external, size_bytes, widened
 
 OPSETS = range(8, 25)
@@ -264,8 +265,9 @@ def _folded(bare: onnx.ModelProto) -> onnx.ModelProto:
         for node in after.graph.node:  # and what is noted at nodes
             if not node.metadata_props:
                 node.metadata_props.extend(notes.get(node.name, ()))
+        again = take_known_branches(after.graph)
         _check(after)
-        return _inferred(after)
+        return _folded(after) if again else _inferred(after)
     except Exception as error:  # of any kind: the model can be read unfolded, so nobody is bothered with it
         _log.info("folding failed, going on with the unfolded graph: %s", error)
         return before

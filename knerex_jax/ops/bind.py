@@ -19,6 +19,8 @@ from knerex_jax.ops.opdef import OpDef
 _VECTORS = frozenset({("TopK", "k")})
 """Static inputs that hold one number but must be vectors in ONNX."""
 
+_ONNX_NAMES = {"int64": "int64", "float32": "float", "bool": "bool"}
+
 _WIDE = frozenset({"int64", "uint64", "float64"})
 
 
@@ -75,7 +77,8 @@ def unbind(model: Model, registry: Mapping[str, OpDef]) -> Model:
             value = attrs.pop(field, None)
             if value is None:
                 continue
-            array = _input_array(node, field, value, _input_dtype(schema, index, types[node.inputs[0]].dtype))
+            declared = None if schema is None or index >= len(schema.inputs) else schema.inputs[index]
+            array = _input_array(node, field, value, types[node.inputs[0]].dtype, declared)
             name = _fresh(f"{node.name}.{field}", types)
             constants[name], types[name] = array, TensorType(array.dtype.name, array.shape)
             inputs += [""] * (index + 1 - len(inputs))
@@ -268,17 +271,17 @@ def _is_written(field: str, value: Any, absent: Any, schema: onnx.defs.OpSchema 
     return value != () and not _same(value, absent if default is None else default)
 
 
-def _input_dtype(schema: onnx.defs.OpSchema | None, index: int, first: str) -> str | None:
-    """Element type a static input must have: that of the first input where the operator says so, else None."""
-    if schema is None or index >= len(schema.inputs) or schema.inputs[index].type_str != schema.inputs[0].type_str:
-        return None
-    return first
-
-
-def _input_array(node: Node, field: str, value: Any, dtype: str | None) -> np.ndarray:
+def _input_array(
+    node: Node, field: str, value: Any, first: str, declared: onnx.defs.OpSchema.FormalParameter | None
+) -> np.ndarray:
+    """A static input as ONNX wants it: of the first input's type where they share one, else int64, float32 or bool."""
     array = np.asarray(value)
-    if dtype is None:
-        dtype = {"f": "float32", "b": "bool"}.get(array.dtype.kind if array.size else "i", "int64")
+    dtype = {"f": "float32", "b": "bool"}.get(array.dtype.kind if array.size else "i", "int64")
+    if declared is not None and f"tensor({_ONNX_NAMES[dtype]})" not in declared.types:
+        dtype = next((d for d, name in _ONNX_NAMES.items() if f"tensor({name})" in declared.types), dtype)
+    schema = _schema(node.op_type, node.domain)
+    if declared is not None and schema is not None and declared.type_str == schema.inputs[0].type_str:
+        dtype = first
     array = array.astype(dtype)
     return array.reshape(1) if (node.op_type, field) in _VECTORS else array
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,9 +13,18 @@ from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import op_of, output_types
 from knerex_jax.ops.opdef import OpDef
 
-Pass = Callable[[Model], Model]
-"""One rewrite of a bound model, applied wherever it fits. The same object back means "nothing to do". Inputs and
-outputs keep their names, order and types, and the function stays the same up to float rounding."""
+Registry = Mapping[str, OpDef]
+
+
+class Pass(Protocol):
+    """One rewrite of a bound model, applied wherever it fits.
+
+    The same object back means "nothing to do". Inputs and outputs keep their names, order and types, and the function
+    stays the same up to float rounding.
+    """
+
+    def __call__(self, model: Model, registry: Registry = ...) -> Model: ...
+
 
 Rule = Callable[["GraphBuilder", Node], None]
 """Looks at one node and, where its pattern matches, replaces it and its neighbours."""
@@ -23,7 +32,7 @@ Rule = Callable[["GraphBuilder", Node], None]
 _MOST_ROUNDS = 50
 
 
-def run_passes(model: Model, passes: Sequence[Pass], registry: Mapping[str, OpDef] = REGISTRY) -> Model:
+def run_passes(model: Model, passes: Sequence[Pass], registry: Registry = REGISTRY) -> Model:
     """Applies the passes in order, again and again until a whole round changes nothing; checks the graph after each.
 
     Raises:
@@ -36,7 +45,7 @@ def run_passes(model: Model, passes: Sequence[Pass], registry: Mapping[str, OpDe
             name = getattr(apply, "__name__", str(apply))
             story = f"pass {name}" + (f", after {', '.join(done)}" if done else "")
             try:
-                after = apply(model)
+                after = apply(model, registry)
                 if after is not model:
                     check_model(after, registry, like=model)
                     done.append(name)
@@ -51,7 +60,7 @@ def run_passes(model: Model, passes: Sequence[Pass], registry: Mapping[str, OpDe
     raise AssertionError(f"the passes do not settle: {', '.join(done[-2 * len(passes) :])}")
 
 
-def check_model(model: Model, registry: Mapping[str, OpDef], like: Model | None = None) -> None:
+def check_model(model: Model, registry: Registry, like: Model | None = None) -> None:
     """Asserts what every bound model keeps: unique names, topological order, and types that follow from the operators.
 
     Args:
@@ -88,10 +97,10 @@ def rewrite(*op_types: str) -> Callable[[Rule], Pass]:
             return not op_types or (node.op_type in op_types and not node.domain)
 
         @functools.wraps(rule)
-        def apply(model: Model) -> Model:
+        def apply(model: Model, registry: Registry = REGISTRY) -> Model:
             if not any(fits(node) for node in model.graph.nodes):
                 return model
-            builder = GraphBuilder(model)
+            builder = GraphBuilder(model, registry)
             for node in model.graph.nodes:
                 current = builder.node(node.name)
                 if current is not None and fits(current):
@@ -111,8 +120,9 @@ def input_of(node: Node, index: int) -> str:
 class GraphBuilder:
     """A model under reconstruction: questions about the graph as it now is, and changes that keep it whole."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, registry: Registry = REGISTRY) -> None:
         graph = model.graph
+        self.registry = registry
         self._model = model
         self._changed = False
         self._outputs = frozenset(graph.outputs)
@@ -278,7 +288,7 @@ class Emit:
           wide: whether its output lies inside a decomposed operator; by default as for the last replaced node.
           **fields: attributes by name.
         """
-        b, op = self._builder, REGISTRY[op_type]
+        b, op = self._builder, self._builder.registry[op_type]
         name = b._fresh(name or (self._anchor.name if output else f"{self._anchor.name}/{op_type}"), b._nodes)
         attrs, wide = op.attrs(**fields) if attrs is None else attrs, self._anchor.wide if wide is None else wide
         node = Node(name, op_type, inputs, ("",), attrs, "", self._origin, wide)

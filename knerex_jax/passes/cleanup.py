@@ -3,13 +3,14 @@
 import numpy as np
 
 from knerex_jax.graph.ir import Model, Node, prune
+from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.shape import full_pads, slices
-from knerex_jax.passes.base import GraphBuilder, rewrite
+from knerex_jax.passes.base import GraphBuilder, Registry, rewrite
 
 _BROADCASTING = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Pow", "Equal", "Greater", "Less", "And", "Or")
 
 
-def remove_dead(model: Model) -> Model:
+def remove_dead(model: Model, registry: Registry = REGISTRY) -> Model:
     """Removes nodes that no output needs, and constants that no node reads.
 
     Before: a node whose outputs nothing reads

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from knerex_jax.graph.ir import Node
-from knerex_jax.ops import REGISTRY
 from knerex_jax.passes.base import Emit, GraphBuilder, input_of, rewrite
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "PRelu")
@@ -20,7 +19,7 @@ def evaluate_constants(b: GraphBuilder, node: Node) -> None:
     After:  its value as a constant, unless it is an output of the model.
     """
     arrays = [b.constant(t) for t in node.inputs if t]
-    op = REGISTRY.get(node.op_type)
+    op = b.registry.get(node.op_type)
     if node.domain or op is None or not arrays or any(a is None for a in arrays):
         return
     if len(node.outputs) != 1 or b.is_output(node.outputs[0]):

@@ -1,12 +1,9 @@
 """The order of the passes."""
 
-from collections.abc import Mapping
-
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
-from knerex_jax.ops.opdef import OpDef
 from knerex_jax.passes import cleanup, decompose, dense, fold, fuse, layout
-from knerex_jax.passes.base import Pass, run_passes
+from knerex_jax.passes.base import Pass, Registry, run_passes
 
 CLEANUP: tuple[Pass, ...] = (
     cleanup.remove_dead,
@@ -74,7 +71,7 @@ DECOMPOSE: tuple[Pass, ...] = (*CLEANUP, *LAYOUT, *FUSE, *AFFINE, *SPELL_OUT)
 """From the user's graph to the one that is quantized."""
 
 
-def decompose_model(model: Model, registry: Mapping[str, OpDef] = REGISTRY) -> Model:
+def decompose_model(model: Model, registry: Registry = REGISTRY) -> Model:
     """Returns the equal model in the operators that have integer rules, as far as there are any.
 
     Raises:

@@ -66,7 +66,7 @@ def solve(
 ) -> QuantPlan:
     """Chooses scale and radix of every tensor; the plan carries a note where a radix had to be clamped."""
     absmax = channel_absmax(model, structure, ranges, widths, policy)
-    class_scale, reference = _class_scales(model, structure, widths, absmax)
+    class_scale, reference = _class_scales(model, structure, widths, absmax, target)
     formats, notes = {}, list(widths.notes)
     for t, a in absmax.items():
         bits = widths.data[t]
@@ -99,7 +99,7 @@ def solve(
 
 
 def _class_scales(
-    model: Model, structure: Structure, widths: Widths, absmax: Mapping[str, np.ndarray]
+    model: Model, structure: Structure, widths: Widths, absmax: Mapping[str, np.ndarray], target: Target
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scale of every class (float32) and the number of the tensor it was taken from (-1: a product)."""
     graph = model.graph
@@ -131,7 +131,13 @@ def _class_scales(
             np.maximum.at(largest, classes[mine], absmax[t][mine])
             touched = np.unique(classes[mine])
             bits = widths.data[t]
-            scale[touched] = own_format(largest[touched], data_limits(bits)[1], bits)[1]
+            qmax = data_limits(bits)[1]
+            radix, own, _ = own_format(largest[touched], qmax, bits)
+            if not target.per_channel_radix:
+                # One radix for the layer: the scale alone follows the channels, beyond [1, 2) where it must.
+                shared = np.ldexp(qmax / np.maximum(largest[touched], np.finfo(np.float64).tiny), -radix.min())
+                own = np.where(largest[touched] == 0, np.float32(1), np.float32(shared))
+            scale[touched] = own
     return _products(structure, scale, reference)
 
 

@@ -33,7 +33,12 @@ def assert_equal_models(a: Model, b: Model) -> None:
         assert array.dtype == b.constants[name].dtype and array.shape == b.constants[name].shape, name
         np.testing.assert_array_equal(array, b.constants[name])
     ours, theirs = a.graph, b.graph
-    assert (ours.name, ours.inputs, ours.outputs, ours.types) == (theirs.name, theirs.inputs, theirs.outputs, theirs.types)
+    assert (ours.name, ours.inputs, ours.outputs, ours.types) == (
+        theirs.name,
+        theirs.inputs,
+        theirs.outputs,
+        theirs.types,
+    )
     assert len(ours.nodes) == len(theirs.nodes)
     for x, y in zip(ours.nodes, theirs.nodes, strict=True):
         assert (x.name, x.op_type, x.inputs, x.outputs, x.domain, x.origin, x.wide) == (

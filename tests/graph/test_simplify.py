@@ -173,6 +173,20 @@ def test_unread_input_stays():
     assert [v.name for v in simple.graph.input] == ["x", "z"]
 
 
+def test_known_branch_is_taken():
+    proto = parsed(
+        "(float[N,1,4] x) => (float[?,?] y) <int64 three = {3}, int64[1] axis = {1}>"
+        "{ s = Shape(x) r = Size(s) c = Equal(r, three) t = If(c) <"
+        " then_branch = g1 () => (float[?,?] a) { b = Squeeze(x, axis) a = Relu(b) },"
+        " else_branch = g2 () => (float[?,?,?] a) { a = Identity(x) }> y = Exp(t) }"
+    )
+    simple = simplify(proto)
+    assert [n.op_type for n in simple.graph.node if n.op_type != "Identity"] == ["Squeeze", "Relu", "Exp"]
+    assert shapes_of(simple)["y"] == (1, 4)
+    x = np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 1, 4)
+    np.testing.assert_array_equal(run(simple, x=x)[0], run(proto, x=x)[0])
+
+
 # --- files
 
 

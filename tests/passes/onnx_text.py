@@ -43,6 +43,11 @@ def model_of(text: str, opset: int = 21, seed: int = 0) -> Model:
     return bind(read_proto(proto_of(text, opset, seed)).model, REGISTRY, opset)
 
 
+def case_id(value: object) -> str:
+    """Name of the pass in a case table."""
+    return getattr(value, "__name__", "")
+
+
 def ops_of(model: Model) -> str:
     """Its operators in order."""
     return " ".join(n.op_type for n in model.graph.nodes)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from onnx_text import assert_leaves, assert_rewrites, assert_same_function, model_of, ops_of
+from onnx_text import assert_leaves, assert_rewrites, assert_same_function, case_id, model_of, ops_of
 
 from knerex_jax.passes import dense, fold
 from knerex_jax.passes.base import run_passes
@@ -25,7 +25,8 @@ REWRITTEN = [
     ),
     (
         fold.batch_norm_into_gemm,
-        f"{DENSE} <float[4,6] w, float[4] c, {BN}> {{ t = Gemm<transB=1>(x, w, c) y = BatchNormalization(t, g, b, m, v) }}",
+        f"{DENSE} <float[4,6] w, float[4] c, {BN}> "
+        "{ t = Gemm<transB=1>(x, w, c) y = BatchNormalization(t, g, b, m, v) }",
         "Gemm",
     ),
     (
@@ -74,8 +75,7 @@ LEFT = [
     (fold.evaluate_constants, "(float[4] x) => (float[4] y) <float[4] p, float[4] q> { y = Add(p, q) }"),
     (
         fold.batch_norm_into_conv,  # two readers
-        f"{IMAGE} <{CONV}, {BN}> "
-        f"{{ t = Conv<{PADS}>(x, w, c) u = BatchNormalization(t, g, b, m, v) y = Add(t, u) }}",
+        f"{IMAGE} <{CONV}, {BN}> {{ t = Conv<{PADS}>(x, w, c) u = BatchNormalization(t, g, b, m, v) y = Add(t, u) }}",
     ),
     (
         fold.batch_norm_into_conv,  # the convolution is an output itself
@@ -93,8 +93,7 @@ LEFT = [
     ),
     (
         fold.merge_batch_norms,
-        f"{IMAGE} <{BN}> "
-        "{ t = BatchNormalization(x, g, b, m, v) u = Relu(t) y = BatchNormalization(u, g, b, m, v) }",
+        f"{IMAGE} <{BN}> {{ t = BatchNormalization(x, g, b, m, v) u = Relu(t) y = BatchNormalization(u, g, b, m, v) }}",
     ),
     (fold.constant_to_batch_norm, IMAGE + "<float[6,1] c> { y = Mul(x, c) }"),  # not the channels
     (fold.constant_to_batch_norm, IMAGE + "<float[1,4,6,5] c> { y = Add(x, c) }"),
@@ -106,10 +105,6 @@ LEFT = [
     (dense.matmul_to_gemm, "(float[2,3,6] x) => (float[2,3,4] y) <float[6,4] w> { y = MatMul(x, w) }"),
     (fold.unshare_weights, f"{IMAGE} <{CONV}> {{ y = Conv<{PADS}>(x, w, c) }}"),
 ]
-
-
-def case_id(value: object) -> str:
-    return getattr(value, "__name__", "")
 
 
 @pytest.mark.parametrize(("apply", "text", "expected"), REWRITTEN, ids=case_id)
@@ -141,7 +136,9 @@ def test_unit_batch_norm_is_dropped():
 
 
 def test_spelled_out_batch_norm_ends_in_the_bias_of_the_convolution():
-    text = f"{IMAGE} <{CONV}, float[4,1,1] s, float[4,1,1] o> {{ t = Conv<{PADS}>(x, w, c) u = Mul(t, s) y = Add(u, o) }}"
+    text = (
+        f"{IMAGE} <{CONV}, float[4,1,1] s, float[4,1,1] o> {{ t = Conv<{PADS}>(x, w, c) u = Mul(t, s) y = Add(u, o) }}"
+    )
     passes = (fold.constant_to_batch_norm, fold.merge_batch_norms, fold.batch_norm_into_conv)
     after = assert_rewrites(text, passes, "Conv")
     assert len(after.graph.nodes[0].origin) == 3

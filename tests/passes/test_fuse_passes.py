@@ -1,6 +1,5 @@
 import pytest
-from onnx_text import assert_leaves, assert_rewrites, model_of, ops_of
-from test_fold_passes import case_id
+from onnx_text import assert_leaves, assert_rewrites, case_id, model_of, ops_of
 
 from knerex_jax.passes import cleanup, decompose, fuse, layout
 
@@ -279,6 +278,12 @@ def test_rewrites(apply, text, expected):
 @pytest.mark.parametrize(("apply", "text"), LEFT, ids=case_id)
 def test_leaves(apply, text):
     assert_leaves(text, apply)
+
+
+def test_inside_of_softmax_is_wide():
+    after = decompose.spell_out_softmax(model_of(IMAGE + "{ y = Softmax(x) }"))
+    assert [n.wide for n in after.graph.nodes] == [True] * 5 + [False]
+    assert {n.origin for n in after.graph.nodes} == {("Softmax_0",)}
 
 
 def test_dead_nodes_and_constants_are_removed():

@@ -6,6 +6,7 @@ from onnx_text import assert_same_function, model_of, ops_of
 from knerex_jax.errors import ModelError
 from knerex_jax.graph.ir import Model, TensorType
 from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.opdef import OpDef
 from knerex_jax.passes.base import GraphBuilder, check_model, rewrite, run_passes
 from knerex_jax.passes.cleanup import remove_dead, remove_identity
 from knerex_jax.passes.pipeline import DECOMPOSE
@@ -38,7 +39,7 @@ def test_passes_that_undo_each_other_are_noticed():
 
 
 def test_error_names_the_pass_and_those_before_it():
-    def fails(model):
+    def fails(model, registry):
         raise ModelError("no", where="node a", fix="b")
 
     with pytest.raises(ModelError, match=r"node a \(pass fails, after remove_identity\)"):
@@ -57,7 +58,7 @@ def test_error_names_the_pass_and_those_before_it():
     ],
 )
 def test_broken_graph_is_noticed(damage, message):
-    def breaks(model):
+    def breaks(model, registry):
         return Model(damage(model.graph), model.constants)
 
     with pytest.raises(AssertionError, match=message) as caught:
@@ -84,6 +85,21 @@ def test_bypass_keeps_names_of_outputs():
     after = remove_identity(model)
     assert after.graph.outputs == ("y",) and ops_of(after) == "Relu"
     assert_same_function(model, after)
+
+
+@pytest.mark.parametrize("apply", DECOMPOSE, ids=lambda p: p.__name__)
+def test_every_pass_shows_before_and_after(apply):
+    assert "Before:" in apply.__doc__ and "After:" in apply.__doc__
+
+
+def test_builder_knows_the_callers_operators():
+    @rewrite("Relu")
+    def relu_to_mine(b, node):
+        b.replace(node)("Mine", node.inputs[0], output=node.outputs[0])
+
+    mine = OpDef(op_type="Mine", to_float=lambda attrs, x: x)
+    model = model_of("(float[4] x) => (float[4] y) { y = Relu(x) }")
+    assert ops_of(run_passes(model, (relu_to_mine,), {**REGISTRY, "Mine": mine})) == "Mine"
 
 
 def test_check_accepts_models_of_the_user():
