@@ -4,7 +4,6 @@ from knerex_jax.api import PTQResult as PTQResult
 from knerex_jax.api import analyze as analyze
 from knerex_jax.api import decompose_onnx as decompose_onnx
 from knerex_jax.api import kneron_inference as kneron_inference
-from knerex_jax.api import load_onnx as load_onnx
 from knerex_jax.api import make_plan as make_plan
 from knerex_jax.api import run_ptq as run_ptq
 from knerex_jax.emulator.fixed import lower_fixed as lower_fixed
@@ -16,6 +15,7 @@ from knerex_jax.errors import PlanError as PlanError
 from knerex_jax.errors import UnsupportedOpError as UnsupportedOpError
 from knerex_jax.lowering.float import lower_float as lower_float
 from knerex_jax.ops import REGISTRY as REGISTRY
+from knerex_jax.ops.load import load_onnx as load_onnx
 from knerex_jax.quantize.config import PTQConfig as PTQConfig
 from knerex_jax.quantize.plan import QuantPlan as QuantPlan
 from knerex_jax.runtime import FixedModel as FixedModel

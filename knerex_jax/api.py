@@ -20,12 +20,10 @@ from knerex_jax.data.sources import Job, Sample, Source, open_source
 from knerex_jax.errors import ConfigError
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.graph.ir import Model
-from knerex_jax.graph.read import read_onnx
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
-from knerex_jax.ops.bind import bind
-from knerex_jax.ops.opdef import OpDef
+from knerex_jax.ops.load import load_onnx
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.config import PTQConfig, make_config
@@ -61,22 +59,6 @@ class PTQResult:
     report: Mapping[str, Any] = field(repr=False)
     planned: Planned = field(repr=False)
     ranges: Ranges = field(repr=False)
-
-
-def load_onnx(
-    path: str | Path,
-    *,
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    registry: Mapping[str, OpDef] = REGISTRY,
-) -> Model:
-    """Reads and simplifies an ONNX file to a bound model with static shapes and batch 1.
-
-    Raises:
-      ModelError: not readable, or a dimension stays unknown (the message names it).
-      UnsupportedOpError: an operator has no rule.
-    """
-    file = read_onnx(path, input_shapes)
-    return bind(file.model, registry, file.opset)
 
 
 def decompose_onnx(path: str | Path, config: PTQConfig | None = None) -> Model:

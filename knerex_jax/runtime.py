@@ -18,6 +18,7 @@ from knerex_jax.emulator.prepare import prepare
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model, TensorType
 from knerex_jax.lowering.float import lower_float
+from knerex_jax.ops.load import load_onnx
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.program import Program
 
@@ -81,8 +82,6 @@ class FloatModel:
           ModelError: not readable, or a dimension stays unknown.
           UnsupportedOpError: an operator has no rule.
         """
-        from knerex_jax.api import load_onnx
-
         return cls(load_onnx(onnx, input_shapes=input_shapes))
 
     @cached_property

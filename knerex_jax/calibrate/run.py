@@ -108,7 +108,8 @@ def calibrate(
     """
     kept = frozenset(exact)
     cuts = {t: (1.0, 1.0) if t in kept else (pct, pct_wide) for t in observed}
-    measurement = Measurement(fn, params, observed, types, batch_size, threads, progress)
+    axes = {t: None if axis is None else axis % len(types[t].shape) for t, axis in observed.items()}
+    measurement = Measurement(fn, params, axes, types, batch_size, threads, progress)
     state, hints = measure(measurement, source, cuts)
     outputs = {t: types[t].shape for t in kept if t in types}
     return ranges_of(state, pct, pct_wide, cuts, hints=(*data_hints(state.samples, pct, outputs), *hints))

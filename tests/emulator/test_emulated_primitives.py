@@ -13,12 +13,6 @@ from knerex_jax.program.bounds import bound_program
 BACKENDS = {"cpu": ("cpu", "int8"), "gpu": ("gpu", "int8"), "float": ("cpu", "float32")}
 
 
-@pytest.fixture(autouse=True)
-def strict():
-    with jax.numpy_dtype_promotion("strict"):
-        yield
-
-
 def compare(build, variants=("cpu",), samples=2):
     """Emulated codes of every instruction against the slow ones; also that the bounds hold."""
     program, data = build.program(), build.samples(samples)

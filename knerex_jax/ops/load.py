@@ -1,0 +1,31 @@
+"""An ONNX file as a bound model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from knerex_jax.graph.ir import Model
+from knerex_jax.graph.read import read_onnx
+from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.bind import bind
+from knerex_jax.ops.opdef import OpDef
+
+
+def load_onnx(
+    path: str | Path,
+    *,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    registry: Mapping[str, OpDef] = REGISTRY,
+) -> Model:
+    """Reads and simplifies an ONNX file to a bound model with static shapes and batch 1.
+
+    Args:
+      path: of the .onnx file.
+      input_shapes: full shapes by input name, for dimensions the model leaves open.
+      registry: operator records.
+
+    Raises:
+      ModelError: not readable, or a dimension stays unknown (the message names it).
+      UnsupportedOpError: an operator has no rule.
+    """
+    file = read_onnx(path, input_shapes)
+    return bind(file.model, registry, file.opset)

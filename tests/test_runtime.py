@@ -1,0 +1,122 @@
+"""The same codes at every batch size, jitted or not, on one or many devices; one trace for many plans."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from helpers import Net, samples
+from planning import WIDTHS, exact_ranges, fixed_model, plan
+
+from knerex_jax.artifacts.bie import Bie, save_bie
+from knerex_jax.emulator.fixed import lower_fixed
+from knerex_jax.emulator.methods import choose
+from knerex_jax.emulator.prepare import prepare
+from knerex_jax.program.bounds import bound_program, join
+from knerex_jax.quantize.planner import plan_model
+from knerex_jax.targets import TARGETS
+
+
+def network():
+    net = Net({"x": (1, 3, 12, 12)})
+    a = net.add("Relu", net.conv("x", 16))
+    b = net.add("Clip", net.conv(a, 16, group=16, stride=2), min=0.0, max=6.0)
+    c = net.add("Add", net.conv(b, 16), b)
+    flat = net.add("Reshape", net.add("GlobalAveragePool", c), shape=(1, 16))
+    return net.model(net.add("Gemm", flat, net.random(16, 7), net.random(7)), c)
+
+
+@pytest.mark.parametrize("width", ["int8", "w8a16", "int16"])
+def test_codes_do_not_depend_on_the_batch_size(width):
+    model = network()
+    inputs = samples(model, 32)
+    fixed = fixed_model(plan(model, inputs, width=width))
+    taps = tuple(t for t, _ in fixed.program.tensors)
+    reference = fixed.run(inputs, "fixed", taps=taps, batch_size=32)
+    for size in (1, 8, 5):
+        for name, codes in fixed.run(inputs, "fixed", taps=taps, batch_size=size).items():
+            np.testing.assert_array_equal(codes, reference[name], err_msg=f"{name} at batch {size}")
+
+
+@pytest.mark.parametrize("width", ["int8", "int16"])
+def test_codes_do_not_depend_on_compilation(width):
+    model = network()
+    inputs = samples(model, 2)
+    planned = plan(model, inputs, width=width)
+    methods = choose(planned.program, bound_program(planned.program, planned.constants), "cpu")
+    fn, params = lower_fixed(planned.program, methods), prepare(planned.program, planned.constants)
+    compiled = fixed_model(planned).run(inputs, "fixed")
+    for i in range(2):
+        plain = fn(params, {"x": inputs["x"][i : i + 1]})
+        for name, codes in compiled.items():
+            np.testing.assert_array_equal(np.asarray(plain[name])[0], codes[i])
+
+
+def test_planning_again_does_not_trace_again_and_plans_can_be_vmapped():
+    model = network()
+    inputs = samples(model, 8)
+    base = plan(model, inputs)
+    others = [
+        plan_model(
+            model, exact_ranges(model, {t: k * a for t, a in inputs.items()}, "720"), WIDTHS["int8"], TARGETS["720"],
+            slots=base.slots,
+        )
+        for k in (0.7, 1.3)
+    ]  # fmt: skip
+    plans = [base, *others]
+    assert len({p.program for p in plans}) == 1
+    bounds = join([bound_program(p.program, p.constants) for p in plans])
+    methods = choose(base.program, bounds, "cpu")
+    traces = 0
+    fn = lower_fixed(base.program, methods)
+
+    @jax.jit
+    def step(params, batch):
+        nonlocal traces
+        traces += 1
+        return jax.vmap(fn, (None, 0))(params, batch)
+
+    batch = {"x": inputs["x"][:, None]}
+    params = [prepare(p.program, p.constants) for p in plans]
+    one_by_one = [step(p, batch) for p in params]
+    assert traces == 1
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+    together = jax.jit(jax.vmap(jax.vmap(fn, (None, 0)), (0, None)))(stacked, batch)
+    for i, alone in enumerate(one_by_one):
+        for name, codes in alone.items():
+            np.testing.assert_array_equal(np.asarray(together[name][i]), np.asarray(codes))
+            np.testing.assert_array_equal(np.asarray(codes)[:, 0], fixed_model(plans[i]).run(inputs, "fixed")[name])
+
+
+DEVICES_SCRIPT = """
+import sys, numpy as np, jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from knerex_jax.emulator.fixed import lower_fixed
+from knerex_jax.emulator.methods import choose
+from knerex_jax.emulator.prepare import prepare
+from knerex_jax.program.bounds import bound_program
+from knerex_jax.artifacts.bie import load_bie
+bie = load_bie(sys.argv[1])
+assert jax.device_count() == 4, jax.devices()
+x = np.load(sys.argv[2])
+fn = lower_fixed(bie.program, choose(bie.program, bound_program(bie.program, bie.constants), "cpu"))
+spread = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch"))
+out = jax.jit(jax.vmap(fn, (None, 0)))(prepare(bie.program, bie.constants), {"x": jax.device_put(x[:, None], spread)})
+np.savez(sys.argv[3], **{k.replace(":", "_"): np.asarray(v)[:, 0] for k, v in out.items()})
+"""
+
+
+def test_many_devices_give_the_same_codes(tmp_path):
+    model = network()
+    inputs = samples(model, 8)
+    planned = plan(model, inputs)
+    save_bie(Bie(planned.program, planned.constants, planned.plan, {"arith_version": 1}), tmp_path / "m.bie")
+    np.save(tmp_path / "x.npy", inputs["x"])
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", DEVICES_SCRIPT, "m.bie", "x.npy", "out.npz"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    found = np.load(tmp_path / "out.npz")
+    for name, codes in fixed_model(planned).run(inputs, "fixed").items():
+        np.testing.assert_array_equal(found[name.replace(":", "_")], codes)
