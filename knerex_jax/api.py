@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from knerex_jax.artifacts.bie import Bie
-from knerex_jax.artifacts.files import writable_folder
 from knerex_jax.artifacts.report import report_data, versions
 from knerex_jax.artifacts.stages import StageFiles, write_stages
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.calibrate.run import calibrate
 from knerex_jax.data.sources import Job, Sample, Source, open_source
 from knerex_jax.errors import ConfigError
+from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.graph.ir import Model
 from knerex_jax.lowering.float import lower_float

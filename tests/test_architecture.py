@@ -9,7 +9,7 @@ import knerex_jax
 
 ROOT = Path(knerex_jax.__file__).parent
 LAYERS = (
-    "errors metrics graph fixedpoint program targets ops passes lowering data calibrate quantize emulator"
+    "errors files metrics graph fixedpoint program targets ops passes lowering data calibrate quantize emulator"
     " artifacts runtime api embedded zoo demo present cli"
 ).split()
 LONGEST_MODULE = 400

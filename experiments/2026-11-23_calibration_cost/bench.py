@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import jax
@@ -24,7 +26,8 @@ from jax import Array, lax
 
 from knerex_jax.calibrate.cuts import is_final
 from knerex_jax.calibrate.observers import Extremes, histogram
-from knerex_jax.calibrate.run import Measurement, calibrate, compile_step, extremes_of, fine_grid, init_states
+from knerex_jax.calibrate.reading import Measurement, compile_step, init_states
+from knerex_jax.calibrate.run import calibrate, extremes_of, fine_grid
 from knerex_jax.calibrate.state import state_of_range
 from knerex_jax.data.sources import Source, open_source
 from knerex_jax.graph.ir import TensorType
@@ -64,15 +67,15 @@ def _convolve(x: Array, w: Array, b: Array, stride: int) -> Array:
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         side = (x.shape[1] - 3) // stride + 1
         stop = (side - 1) * stride + 1
-        x = sum(
+        taps = [
             lax.slice(x, (0, i, j, 0), (1, i + stop, j + stop, x.shape[-1]), (1, stride, stride, 1)) * w[:, 0, i, j]
             for i in range(3)
             for j in range(3)
-        )
+        ]
+        x = reduce(add, taps)
     else:
-        x = lax.conv_general_dilated(
-            x, jnp.moveaxis(w, (0, 1), (3, 2)), (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        kernel, layout = jnp.moveaxis(w, (0, 1), (3, 2)), ("NHWC", "HWIO", "NHWC")
+        x = lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=layout)
     return jnp.moveaxis(x + b, -1, 1)
 
 
@@ -105,7 +108,8 @@ def random_mobilenet() -> Case:
         x = block = inputs["input"]
         taps = {"input": x}
         for name, stride, act, residual in layers:
-            x = _convolve(x, *params[name], stride)
+            weight, bias = params[name]
+            x = _convolve(x, weight, bias, stride)
             taps[name] = x = jnp.clip(x, 0, 6) if act else x
             if residual:
                 taps[f"{name}.add"] = x = x + block
@@ -132,16 +136,15 @@ def random_mobilenet() -> Case:
 
 def zoo_case(name: str) -> Case:
     """A real model, its calibration samples and the tensors its plan needs."""
-    from knerex_jax import api
+    from knerex_jax.api import decompose_onnx
     from knerex_jax.lowering.float import lower_float
     from knerex_jax.ops import REGISTRY
-    from knerex_jax.passes.pipeline import decompose
     from knerex_jax.quantize.structure import analyse
     from knerex_jax.targets import TARGETS
     from knerex_jax.zoo.sets import zoo_model
 
     zoo = zoo_model(name)
-    model = decompose(api.load_onnx(zoo.path()), TARGETS["720"])
+    model = decompose_onnx(zoo.path())
     graph = model.graph
     observed = analyse(model, TARGETS["720"], REGISTRY).observed
     fn, params = lower_float(model, taps=observed)
@@ -154,8 +157,8 @@ def cost(case: Case, batch: int, rounds: int) -> dict[str, Any]:
     """CPU and wall time of one warm batch: forward, first reading, second reading, interleaved; medians."""
     exact = set(case.outputs)
     samples = case.samples()
-    stacked = [next(samples) for _ in range(batch)]
-    inputs = {t: jnp.stack([s[t] for s in stacked]).reshape(batch, *y.shape) for t, y in case.inputs.items()}
+    drawn = [next(samples) for _ in range(batch)]
+    inputs = {t: jnp.asarray(np.stack([s[t] for s in drawn]).reshape(batch, *y.shape)) for t, y in case.inputs.items()}
     measurement = Measurement(case.fn, case.params, case.observed, case.types, batch)
     params = jax.device_put(case.params)
 

@@ -12,6 +12,7 @@ import time
 import jax
 import networks
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from knerex_jax.emulator.allocator import keep_freed_memory
@@ -46,9 +47,18 @@ def load(args):
         from knerex_jax.artifacts.bie import load_bie
 
         bie = load_bie(args.bie)
-        return bie.program, bie.constants, args.onnx
+        return bie.program, bie.constants, any_batch(args.onnx)
     bits, weight_bits = WIDTHS[args.width]
     return networks.NETWORKS[args.net](bits=bits, weight_bits=weight_bits)
+
+
+def any_batch(path):
+    """The float model with its batch size left open."""
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    del model.graph.value_info[:]
+    return model.SerializeToString()
 
 
 def session(model, threads, spin):
@@ -103,7 +113,8 @@ def report(args, name, times, compile_s):
     peer = np.asarray(times["onnxruntime float"])
     load = os.getloadavg()[0]
     print(f"{name} {args.width} batch {args.batch}, {args.threads} threads, jax {jax.__version__}, load {load:.1f}")
-    print(f"{'':28s} {'cpu ms':>8s} {'wall ms':>8s} {'images/s':>9s} {'cpu ratio':>10s} {'wall ratio':>10s} {'compile s':>10s}")
+    heads = ("cpu ms", "wall ms", "images/s", "cpu ratio", "wall ratio", "compile s")
+    print(" " * 28 + "".join(f"{h:>11s}" for h in heads))
     rows = {}
     for side, pairs in times.items():
         t = np.asarray(pairs)
@@ -112,8 +123,8 @@ def report(args, name, times, compile_s):
         c_ratio, w_ratio = np.median(t / peer, axis=0)
         rows[side] = dict(cpu_ms=c, wall_ms=w, cpu_ratio=c_ratio, wall_ratio=w_ratio, compile_s=compile_s.get(side))
         print(
-            f"{side:28s} {c:8.1f} {w:8.1f} {1e3 * args.batch / w:9.1f} {c_ratio:10.2f} {w_ratio:10.2f} "
-            f"{compile_s.get(side, 0):10.1f}"
+            f"{side:28s}{c:11.1f}{w:11.1f}{1e3 * args.batch / w:11.1f}{c_ratio:11.2f}{w_ratio:11.2f}"
+            f"{compile_s.get(side, 0):11.1f}"
         )
     if args.json:
         with open(args.json, "w") as f:

@@ -9,7 +9,15 @@ from onnx import helper, numpy_helper
 from knerex_jax.program.primitives import Align, Mac, MaxPool, PoolSum, Window
 from knerex_jax.program.program import CodeTensor, Program
 
-MOBILENET_V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+MOBILENET_V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 
 
 @dataclass
@@ -58,12 +66,19 @@ class Network:
         b = self.rng.normal(size=outputs) * 0.1
         self.nodes.append(
             helper.make_node(
-                "Conv", [x, self._initializer(w / top * (4 / terms) ** 0.5), self._initializer(b)], [name],
-                kernel_shape=[kernel] * 2, strides=[stride] * 2, group=group, pads=[pad] * 4,
+                "Conv",
+                [x, self._initializer(w / top * (4 / terms) ** 0.5), self._initializer(b)],
+                [name],
+                kernel_shape=[kernel] * 2,
+                strides=[stride] * 2,
+                group=group,
+                pads=[pad] * 4,
             )  # fmt: skip
         )
         if act == "clip":
-            self.nodes.append(helper.make_node("Clip", [name, self._initializer(0), self._initializer(6)], [f"{name}r"]))
+            self.nodes.append(
+                helper.make_node("Clip", [name, self._initializer(0), self._initializer(6)], [f"{name}r"])
+            )
         elif act == "relu":
             self.nodes.append(helper.make_node("Relu", [name], [f"{name}r"]))
         # Codes of the output spread over about half the range.

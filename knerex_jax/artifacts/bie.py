@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from knerex_jax.artifacts.files import write_atomic
 from knerex_jax.errors import ArtifactError
+from knerex_jax.files import write_atomic
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.program.program import Program
 from knerex_jax.quantize.plan import QuantPlan, plan_from_json

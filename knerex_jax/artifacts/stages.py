@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from knerex_jax.artifacts.bie import Bie, decode_bie, encode_bie
-from knerex_jax.artifacts.files import write_atomic
 from knerex_jax.errors import ArtifactError
+from knerex_jax.files import write_atomic
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.write import write_onnx
 from knerex_jax.ops import REGISTRY

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from math import prod
 
 _FEW_SAMPLES = 100
 _POSITIONS = 1000
-_CHANNELS = 128
+_CHANNELS = 256
 _WORDS = re.compile(
     r"yolo|b?box|score|conf(idence)?(?![a-z])|anchor|objectness|detect|(?<![a-z])(obj|reg|loc|cls|hm)(?![a-z])|heatmap|landmark",
     re.IGNORECASE,
@@ -35,19 +36,19 @@ def data_hints(samples: int, pct: float, outputs: Mapping[str, tuple[int, ...]])
 def detector_sign(outputs: Mapping[str, tuple[int, ...]]) -> str | None:
     """Why a model looks like a detector, None if it does not: many positions, telling names or several outputs."""
     for name, shape in outputs.items():
-        sizes = sorted(d for d in shape[1:] if d > 1)
-        if len(sizes) >= 2 and sizes[0] <= _CHANNELS and _positions(shape) > _POSITIONS:
-            return f"output '{name}' has {_positions(shape)} positions"
+        channels, positions = _extent(shape)
+        if channels <= _CHANNELS and positions > _POSITIONS:
+            return f"output '{name}' has {positions} positions"
     for name in outputs:
         if _WORDS.search(name):
             return f"output '{name}' is named like one"
     return f"{len(outputs)} outputs" if len(outputs) > 1 else None
 
 
-def _positions(shape: tuple[int, ...]) -> int:
-    """Product of all axes but the batch and the smallest other one, which we take for the channels."""
-    sizes = sorted(shape[1:])
-    product = 1
-    for size in sizes[1:]:
-        product *= size
-    return product
+def _extent(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(channels, positions): the second axis and the rest; of two axes the smaller and the larger; of one neither."""
+    if len(shape) < 3:
+        return 1, 1
+    if len(shape) == 3:
+        return min(shape[1:]), max(shape[1:])
+    return shape[1], prod(shape[2:])

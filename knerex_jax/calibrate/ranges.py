@@ -131,7 +131,8 @@ class Ranges:
                 for cut in _CUTS:
                     low, high, lows, highs = (arrays[f"{i}/{cut}/{key}"] for key in _ARRAYS)
                     cuts[cut] = Cut(float(low), float(high), lows, highs)
-                tensors[entry.pop("name")] = TensorRange(**cuts, **entry)
+                name = entry.pop("name")
+                tensors[name] = TensorRange(**cuts, **entry)
             return cls(tensors, **{**meta, "hints": tuple(meta["hints"])})
         except (KeyError, TypeError, ValueError) as e:
             raise ArtifactError(f"incomplete: {e}", where=str(path), fix="calibrate and save again") from e

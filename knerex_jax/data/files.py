@@ -159,4 +159,4 @@ def _parts(folder: Path, file: Path) -> list[str]:
 
 
 def _unreadable(path: Path, e: Exception) -> ModelError:
-    return ModelError(f"unreadable: {e}", where=str(path), fix="write the file again, as plain arrays (no pickled objects)")
+    return ModelError(f"unreadable: {e}", where=str(path), fix="write it again, as plain arrays (no pickled objects)")

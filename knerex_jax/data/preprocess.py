@@ -54,7 +54,7 @@ class Preprocess:
       fill: "letterbox" only: pixel value of the padding, 0 to 255.
       corner: "letterbox" only: the image lies in the top left corner instead of the centre.
 
-    Resizing is Pillow's bilinear filter on 8-bit pixels; photos are turned upright by their EXIF note; alpha is dropped.
+    Resizing is Pillow's bilinear filter on 8-bit pixels; photos are turned upright by their EXIF note; alpha is lost.
 
     Raises:
       ConfigError: unknown preset, order or resize mode, or impossible numbers.

@@ -79,16 +79,15 @@ class InputFit:
             return plain.transpose(2, 0, 1)
         if straight:
             return plain
-        raise ModelError(
-            f"shape {values.shape} does not fit the input {self.type.shape}", where=self._place(index), fix=self._hint(wanted)
-        )
+        what = f"shape {values.shape} does not fit the input {self.type.shape}"
+        raise ModelError(what, where=self._place(index), fix=self._hint(wanted))
 
     def _hint(self, wanted: tuple[int, ...]) -> str:
         forms = [f"{wanted}"] if wanted == self.type.shape else [f"{self.type.shape}", f"{wanted}"]
         if len(wanted) == 3 and self.layout != "NCHW":
             forms.append(f"channel last {(*wanted[1:], wanted[0])}")
         stated = f"; layout={self.layout!r} was stated" if self.layout else ""
-        return f"give each sample as {', '.join(forms[:-1])} or {forms[-1]}{stated}" if forms[1:] else f"give {forms[0]}"
+        return f"give each sample as {' or '.join(forms)}{stated}"
 
     def _finite(self, values: np.ndarray, index: int) -> np.ndarray:
         dtype = sample_dtype(self.type.dtype)
@@ -109,9 +108,8 @@ class InputFit:
 
     def _refuse_unfinite(self, values: np.ndarray, index: int) -> None:
         what = "NaN" if np.isnan(values).any() else "infinity" if np.isinf(values).any() else "values beyond float32"
-        raise ModelError(
-            f"calibration data holds {what}", where=self._place(index), fix="remove the sample, or repair its preprocessing"
-        )
+        fix = "remove the sample, or repair its preprocessing"
+        raise ModelError(f"calibration data holds {what}", where=self._place(index), fix=fix)
 
     def _place(self, index: int) -> str:
         return f"input '{self.name}', sample {index}"

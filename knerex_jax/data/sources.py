@@ -190,7 +190,8 @@ def _file_loader(
 def _jobs_of_items(items: Iterable[Any], fits: Mapping[str, InputFit]) -> Iterator[Job]:
     """Samples that arrive one by one; checked in the worker threads, drawn in the reader's."""
     if not isinstance(items, Iterable):
-        raise ConfigError(f"the function returned {type(items).__name__}, not an iterator", where="np_txt", fix=f"give {_FORMS}")
+        what = f"the function returned {type(items).__name__}, not an iterator"
+        raise ConfigError(what, where="np_txt", fix=f"give {_FORMS}")
     for index, item in enumerate(items):
         named = item if isinstance(item, Mapping) else {_only_input(fits, f"a bare {type(item).__name__}"): item}
         # Copied at once: a generator may refill one buffer for every item, and we read ahead.
@@ -204,9 +205,8 @@ def _check_names(given: Mapping[str, Any], fits: Mapping[str, Any], *, complete:
         if name not in fits:
             close = difflib.get_close_matches(str(name), list(fits), 1, 0.5)
             suggestion = f"did you mean '{close[0]}'? " if close else ""
-            raise ModelError(
-                f"the model has no input '{name}'", where="calibration data", fix=f"{suggestion}inputs: {', '.join(fits)}"
-            )
+            fix = f"{suggestion}inputs: {', '.join(fits)}"
+            raise ModelError(f"the model has no input '{name}'", where="calibration data", fix=fix)
     missing = [name for name in fits if name not in given]
     if missing and complete:
         raise ModelError(

@@ -23,6 +23,7 @@ from knerex_jax.emulator.products import (
     combine,
     conv_sums,
     dense_sums,
+    stored,
     window_taps,
 )
 from knerex_jax.fixedpoint.arith import (
@@ -84,21 +85,10 @@ def lower_fixed(
         for i in program.instructions:
             operands = [codes[t] for t in i.inputs]
             made = _RULES[i.rule](i, methods.step[i.name], params[i.name], *operands)
-            codes[i.output] = _stored(made) if readers[i.output] > 1 else made
+            codes[i.output] = stored(made) if readers[i.output] > 1 else made
         return {t: codes[t] for t in wanted}
 
     return fn
-
-
-def _stored(x: Array) -> Array:
-    """Codes that several instructions read, behind a barrier.
-
-    The compiler would compute them again for each reader, along a chain of residual sums again and again. Stored
-    channels last, like the operands of convolutions, because a barrier fixes the layout.
-    """
-    if x.ndim < 3:
-        return lax.optimization_barrier(x)
-    return channels_first(lax.optimization_barrier(channels_last(x)))
 
 
 def quantize_input(x: Array, factor: Array, bits: int) -> Array:

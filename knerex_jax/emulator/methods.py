@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from knerex_jax.emulator.geometry import geometry
 from knerex_jax.errors import PlanError
 from knerex_jax.program.bounds import Bounds, StepBound
 from knerex_jax.program.primitives import Mac, Primitive
@@ -25,6 +26,7 @@ Scale = Literal["split", "presplit"]
 _INT8_TERMS = (2**31 - 1) // 2**14
 _FLOAT32_TERMS = 2**24 // 2**14 - 1
 _FEW_PIXELS = 64
+_MANY_BLOCKS = 16
 
 
 @dataclass(frozen=True)
@@ -138,14 +140,14 @@ def _form(i: Mac, tensor: dict[str, CodeTensor], backend: str) -> Form:
         return "none"
     if i.kind == "dense":
         return "dot"
-    assert i.window is not None
-    if i.group > 1 and i.group == tensor[i.inputs[0]].shape[1]:
+    y = tensor[i.output].shape
+    g = geometry(i, tensor[i.inputs[0]].shape, y[1])
+    if g.depthwise:
         return "taps"  # grouped convolutions of the library take 16 to 440 times as long
-    if i.group == 1 and all(k == 1 for k in i.window.kernel):
+    if g.pointwise:
         return "dot"
     # Integer convolutions of the GPU library are not to be trusted; its dots are. On few pixels a dot is faster anyway.
-    pixels = math.prod(tensor[i.output].shape[2:])
-    plain = i.group == 1 and len(i.window.kernel) <= 2 and pixels > _FEW_PIXELS
+    plain = len(g.kernel) == 2 and g.blocks <= _MANY_BLOCKS and math.prod(g.out) > _FEW_PIXELS
     return "conv" if plain and backend == "cpu" else "im2col"
 
 
@@ -159,7 +161,7 @@ def _shift(span: tuple[int, int], value: int) -> Shift:
     """The cheapest form of a shift of these amounts on values of this size."""
     if span == (0, 0):
         return "none"
-    return "add" if span[0] >= 0 and value <= 2**30 else "any"
+    return "add" if span[0] >= 0 and value < 2**30 else "any"
 
 
 def _align(i: Primitive, step: StepBound, tensor: dict[str, CodeTensor], backend: str, engine: Engine) -> Method:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from knerex_jax.emulator.products import arrange_weight
+from knerex_jax.emulator.geometry import arrange_weight
 from knerex_jax.fixedpoint.arith import exact_shr, multiplier_constants, shift_constants, split48
 from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.program.primitives import Activate, Align, Mac, Move, PoolSum, Primitive, Table

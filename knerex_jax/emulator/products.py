@@ -11,7 +11,6 @@ otherwise become a grouped one, which is many times slower.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import jax.numpy as jnp
@@ -19,114 +18,12 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
+from knerex_jax.emulator.geometry import Geometry, Taps, geometry
 from knerex_jax.emulator.methods import Engine, Method
 from knerex_jax.fixedpoint.arith import to_int64
 from knerex_jax.program.primitives import Mac
 
 Sums = list[tuple[int, Array]]
-Taps = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A convolution over channels-last arrays; a transposed one is a plain one over an input with zeros between.
-
-    Attributes:
-      kernel, strides, dilations: one entry per spatial axis (at least two: a single one gets an axis of size 1 before).
-      pads: (begin, end, zeros between neighbours) per spatial axis; negative pads crop.
-      group: groups of channels.
-      channels: (inputs, outputs).
-      spatial: size of the padded input.
-    """
-
-    kernel: Taps
-    strides: Taps
-    dilations: Taps
-    pads: tuple[tuple[int, int, int], ...]
-    group: int
-    channels: tuple[int, int]
-    spatial: Taps
-
-    @property
-    def out(self) -> Taps:
-        """Size of the output."""
-        return tuple(
-            (n - (k - 1) * d - 1) // s + 1
-            for n, k, s, d in zip(self.spatial, self.kernel, self.strides, self.dilations, strict=True)
-        )
-
-    @property
-    def depthwise(self) -> bool:
-        """One input channel per group."""
-        return self.group > 1 and self.group == self.channels[0]
-
-    @property
-    def pointwise(self) -> bool:
-        """A dot for every pixel."""
-        return self.group == 1 and all(k == 1 for k in self.kernel)
-
-
-@lru_cache(maxsize=4096)
-def geometry(i: Mac, x_shape: Taps, outputs: int) -> Geometry:
-    """Geometry of a convolution instruction on an input of this shape (ONNX layout)."""
-    w = i.window
-    assert w is not None, f"{i.name} has no window"
-    strides, pads = w.strides, tuple((b, e, 0) for b, e in w.pads)
-    if i.kind == "conv_transpose":
-        extra = i.output_padding or (0,) * len(w.kernel)
-        reach = [(k - 1) * d for k, d in zip(w.kernel, w.dilations, strict=True)]
-        pads = tuple((r - b, r - e + o, s - 1) for r, (b, e), o, s in zip(reach, w.pads, extra, w.strides, strict=True))
-        strides = (1,) * len(w.kernel)
-    kernel, dilations, size = w.kernel, w.dilations, x_shape[2:]
-    if len(kernel) == 1:
-        kernel, strides, dilations, size, pads = (
-            (1, *kernel),
-            (1, *strides),
-            (1, *dilations),
-            (1, *size),
-            ((0,) * 3, *pads),
-        )
-    spatial = tuple(b + n + (n - 1) * z + e for n, (b, e, z) in zip(size, pads, strict=True))
-    return Geometry(kernel, strides, dilations, pads, i.group, (x_shape[1], outputs), spatial)
-
-
-def arrange_weight(weight: np.ndarray, i: Mac, x_shape: Taps) -> np.ndarray:
-    """The weights of a mac in the layout that the functions below read.
-
-    Args:
-      weight: as in the instruction's docstring.
-      i: the instruction.
-      x_shape: shape of its operand.
-
-    Returns:
-      conv: [*kernel, inputs, O], few inputs padded with zeros to a multiple of 4; depthwise: int32 [taps, C, O / C];
-      grouped: [group, taps * inputs / group, O / group]; dense: [I, O]; diagonal: as it is.
-    """
-    if i.kind == "diagonal":
-        return weight.astype(np.int32)
-    if i.kind == "dense":
-        return np.ascontiguousarray(weight.T)
-    if i.kind == "conv_transpose":
-        inputs, outputs = weight.shape[:2]
-        weight = weight.reshape(i.group, inputs // i.group, outputs, *weight.shape[2:]).swapaxes(1, 2)
-        weight = np.flip(
-            weight.reshape(i.group * outputs, inputs // i.group, *weight.shape[3:]), tuple(range(2, weight.ndim - 1))
-        )
-    outputs, taken = weight.shape[:2]
-    g = geometry(i, x_shape, outputs)
-    taps = weight.reshape(outputs, taken, -1)
-    if g.depthwise:
-        return taps.reshape(i.group, outputs // i.group, -1).transpose(2, 0, 1).astype(np.int32)
-    if i.group > 1:
-        grouped = taps.reshape(i.group, outputs // i.group, taken, -1)
-        return np.ascontiguousarray(grouped.transpose(0, 3, 2, 1).reshape(i.group, -1, outputs // i.group))
-    weight = np.pad(taps.transpose(2, 1, 0), ((0, 0), (0, _missing(g)), (0, 0)))
-    return np.ascontiguousarray(weight.reshape(*g.kernel, -1, outputs))
-
-
-def _missing(g: Geometry) -> int:
-    """Zero channels to add: the integer kernels read four channels at a time, and few odd ones are slow."""
-    return -g.channels[0] % 4 if g.channels[0] < 16 and g.group == 1 and not g.pointwise else 0
 
 
 def combine(sums: Sums, *, wide: bool) -> Array:
@@ -137,27 +34,48 @@ def combine(sums: Sums, *, wide: bool) -> Array:
 
 def dense_sums(x: Array, weight: Array, i: Mac, method: Method) -> Sums:
     """Sums over the last axis: x [..., I] with weight [I, O] -> [..., O]."""
-    sums = _plane_sums(x.reshape(-1, x.shape[-1]), weight, i, method, _dot(method.engine), method.terms)
-    return [(shift, a.reshape(*x.shape[:-1], -1)) for shift, a in sums]
+    rows = x.reshape(-1, x.shape[-1])
+    rows = lax.optimization_barrier(rows) if i.x_bits > 8 else rows
+    product = _dot(method.engine)
+    sums = [
+        (a + b, _in_parts(product, xp, wp, method.terms).reshape(*x.shape[:-1], -1))
+        for a, xp in split(rows, i.x_bits)
+        for b, wp in split(weight, i.weight_bits)
+    ]
+    return _merged(sums)
 
 
 def conv_sums(x: Array, weight: Array, i: Mac, method: Method) -> Sums:
     """Sums over a window: x [N, C, *spatial] with an arranged weight -> [N, O, *spatial]; zeros around the input."""
-    outputs = (
-        int(np.prod(weight.shape[1:])) if method.form == "taps" else weight.shape[-1] * (i.group if i.group > 1 else 1)
-    )
+    taps = method.form == "taps"
+    outputs = math.prod(weight.shape[1:]) if taps else weight.shape[0] * weight.shape[-1]
     g = geometry(i, x.shape, outputs)
     rank = x.ndim
     x = x if rank > 3 else x[:, :, None]
-    y = _quads(x, g) if x.dtype == jnp.int8 and 0 < _missing(g) == 4 - x.shape[1] else _padded(x, g)
-    sums = _FORMS[method.form](y, weight, i, method, g)
-    sums = [(shift, channels_first(a.reshape(x.shape[0], *g.out, -1))) for shift, a in sums]
-    return sums if rank > 3 else [(shift, a[:, :, 0]) for shift, a in sums]
+    few = 0 < g.missing == 4 - x.shape[1]
+    # What makes 15-bit codes would be computed once for each plane; int32 multiply-adds need no planes.
+    planes = split(x if few or i.x_bits == 8 else stored(x), 8 if taps and not method.wide else i.x_bits)
+    weights = [(0, weight)] if taps else split(weight, i.weight_bits)
+    sums = []
+    for shift, plane in planes:
+        plane = _quads(plane, g) if few else _padded(plane, g)
+        made = _FORMS[method.form](plane, [w for _, w in weights], method, g)
+        sums += [(shift + s, channels_first(a)) for (s, _), a in zip(weights, made, strict=True)]
+    return [(shift, a if rank > 3 else a[:, :, 0]) for shift, a in _merged(sums)]
+
+
+def stored(x: Array) -> Array:
+    """Codes behind a barrier: what makes them is computed once, however many instructions or planes read them.
+
+    Without it the compiler would compute them again for each reader, along a chain of residual sums again and again.
+    A barrier fixes the layout: channels last, like the operands of convolutions.
+    """
+    return channels_first(lax.optimization_barrier(channels_last(x))) if x.ndim > 2 else lax.optimization_barrier(x)
 
 
 def _padded(x: Array, g: Geometry) -> Array:
     """Channels last, with the geometry's zeros around and between, and its missing channels."""
-    config = [(0, 0, 0), *g.pads, (0, _missing(g), 0)]
+    config = [(0, 0, 0), *g.pads, (0, g.missing, 0)]
     x = channels_last(x)
     return lax.pad(x, np.zeros((), x.dtype), config) if any(any(c) for c in config) else x
 
@@ -192,72 +110,61 @@ def window_taps(x: Array, kernel: Taps, strides: Taps, dilations: Taps, out: Tap
     return found
 
 
-# Forms: (padded channels-last input, weight, instruction, method, geometry) -> sums [N, *out, O]
+# Forms: (padded channels-last codes, planes of the weight, method, geometry) -> sums [N, *out, O], one per plane
 
 
-def _by_taps(x: Array, weight: Array, i: Mac, method: Method, g: Geometry) -> Sums:
+def _by_taps(x: Array, weights: list[Array], method: Method, g: Geometry) -> list[Array]:
     """Depthwise: one multiply-add per tap on shifted views, in int32."""
     # Without the barrier the padding and what precedes it would be computed again for every tap.
-    x = lax.optimization_barrier(x)
-    sums = []
-    for shift, plane in split(x, i.x_bits if method.wide else 8):
-        total = None
-        for k, tap in enumerate(window_taps(plane, g.kernel, g.strides, g.dilations, g.out)):
-            tap = tap.astype(jnp.int32)
-            part = tap * weight[k, :, 0] if weight.shape[2] == 1 else tap[..., None] * weight[k]
-            total = part if total is None else total + part
-        sums.append((shift, total))
-    return sums
+    x, (weight,) = lax.optimization_barrier(x), weights
+    total = None
+    for k, tap in enumerate(window_taps(x, g.kernel, g.strides, g.dilations, g.out)):
+        tap = tap.astype(jnp.int32)
+        part = tap * weight[k, :, 0] if weight.shape[2] == 1 else tap[..., None] * weight[k]
+        total = part if total is None else total + part
+    assert total is not None
+    return [total.reshape(*total.shape[: 1 + len(g.kernel)], -1)]
 
 
-def _by_dot(x: Array, weight: Array, i: Mac, method: Method, g: Geometry) -> Sums:
+def _by_dot(x: Array, weights: list[Array], method: Method, g: Geometry) -> list[Array]:
     """1x1: a dot over the channels of every pixel the stride visits."""
     if any(s > 1 for s in g.strides):
         stop = [(o - 1) * s + 1 for o, s in zip(g.out, g.strides, strict=True)]
         x = lax.slice(x, (0,) * x.ndim, (x.shape[0], *stop, x.shape[-1]), (1, *g.strides, 1))
-    weight = weight.reshape(weight.shape[-2:])
-    return _plane_sums(x.reshape(-1, x.shape[-1]), weight, i, method, _dot(method.engine), method.terms)
+    rows, product = x.reshape(-1, x.shape[-1]), _dot(method.engine)
+    return [_in_parts(product, rows, w.reshape(w.shape[-2:]), method.terms).reshape(*x.shape[:-1], -1) for w in weights]
 
 
-def _by_conv(x: Array, weight: Array, i: Mac, method: Method, g: Geometry) -> Sums:
+def _by_conv(x: Array, weights: list[Array], method: Method, g: Geometry) -> list[Array]:
     """The library's convolution without padding, over at most as many channels as it sums exactly."""
-    per_sum = method.terms // math.prod(g.kernel)
-    assert per_sum, f"{i.name}: a window of {g.kernel} is too large for this engine"
-    return _plane_sums(x, weight, i, method, _conv(g.strides, g.dilations, method.engine), per_sum)
+    terms = method.terms // math.prod(g.kernel)
+    assert terms, f"a window of {g.kernel} is too large for {method.engine}"
+    product, size = _conv(g.strides, g.dilations, method.engine), weights[0].shape[-2]
+    blocks = [lax.slice_in_dim(x, b * size, (b + 1) * size, axis=-1) for b in range(g.blocks)]
+    return [
+        jnp.concatenate([_in_parts(product, block, w[b], terms) for b, block in enumerate(blocks)], axis=-1)
+        for w in weights
+    ]
 
 
-def _by_patches(x: Array, weight: Array, i: Mac, method: Method, g: Geometry) -> Sums:
-    """A dot over gathered patches, batched over groups."""
-    sums: Sums = []
-    size = math.prod(g.kernel)
-    for shift, plane in split(x, i.x_bits):
-        plane = lax.optimization_barrier(plane)
-        patches = jnp.stack(window_taps(plane, g.kernel, g.strides, g.dilations, g.out), axis=-2)
-        patches = patches.reshape(-1, size, g.group, plane.shape[-1] // g.group)
-        patches = jnp.moveaxis(patches, 2, 1).reshape(patches.shape[0], g.group, -1)
-        for w_shift, w in split(weight.reshape(g.group, -1, weight.shape[-1]), i.weight_bits):
-            sums.append((shift + w_shift, _in_parts(_grouped_dot(method.engine), patches, w, method.terms)))
-    return _merged(sums)
+def _by_patches(x: Array, weights: list[Array], method: Method, g: Geometry) -> list[Array]:
+    """A dot over gathered patches, batched over blocks of channels."""
+    taps = window_taps(lax.optimization_barrier(x), g.kernel, g.strides, g.dilations, g.out)
+    patches = jnp.stack(taps, axis=-2).reshape(-1, len(taps), g.blocks, weights[0].shape[-2])
+    patches = jnp.moveaxis(patches, 2, 1).reshape(patches.shape[0], g.blocks, -1)
+    product = _grouped_dot(method.engine)
+    return [
+        _in_parts(product, patches, w.reshape(g.blocks, -1, w.shape[-1]), method.terms).reshape(x.shape[0], *g.out, -1)
+        for w in weights
+    ]
 
 
-_FORMS: dict[str, Callable[..., Sums]] = {
+_FORMS: dict[str, Callable[[Array, list[Array], Method, Geometry], list[Array]]] = {
     "taps": _by_taps,
     "dot": _by_dot,
     "conv": _by_conv,
     "im2col": _by_patches,
 }
-
-
-def _plane_sums(
-    x: Array, weight: Array, i: Mac, method: Method, product: Callable[[Array, Array], Array], terms: int
-) -> Sums:
-    """Sums of products of all planes of x [..., K] and weight [..., K, O]."""
-    sums = [
-        (a + b, _in_parts(product, xp, wp, terms))
-        for a, xp in split(x, i.x_bits)
-        for b, wp in split(weight, i.weight_bits)
-    ]
-    return _merged(sums)
 
 
 def _in_parts(product: Callable[[Array, Array], Array], x: Array, weight: Array, terms: int) -> Array:

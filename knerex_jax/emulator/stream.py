@@ -37,7 +37,9 @@ def over_samples(fn: Step, at_once: int) -> Step:
 
 
 def samples_at_once(program: Program, budget_bytes: int = 24 << 20) -> int:
-    """How many samples to run together, a power of two: as many as keep the largest sum (int32) and its operand within the budget.
+    """How many samples to run together: as many as keep the largest sum and its operands within the budget.
+
+    A power of two, so that usual batches divide by it; a remainder would be compiled a second time.
 
     Beyond the caches and beyond what malloc keeps mapped (32 MB with glibc), every step pays for its memory again:
     MobileNetV2, 224 x 224, batch 32: 1.5 times the CPU time of 4 at a time.

@@ -94,7 +94,7 @@ def shift_constants(n: np.ndarray) -> Arrays:
 
 
 def add_shr(value: Array, right: Array, round: Array) -> Array:
-    """The same as `shr` for shifts n >= 0 and |value| <= 2**30: two operations.
+    """The same as `shr` for shifts n >= 0 and |value| < 2**30: two operations.
 
     From n = 31 on the result is 0 for all such values, so `right` is limited to 31.
     """

@@ -1,8 +1,6 @@
 """`Model` with raw attributes -> valid ONNX, written whole or not at all."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from knerex_jax.errors import ArtifactError
+from knerex_jax.files import replacing, write_atomic
 from knerex_jax.graph.ir import Model, Node, TensorType
 from knerex_jax.graph.read import ORIGIN_KEY, WIDE_KEY
 
@@ -92,39 +90,13 @@ def write_onnx(
     """
     path = Path(path)
     data_path = path.with_name(path.name + ".data")
-    scratch: dict[str, Path] = {}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if sum(a.nbytes for a in model.constants.values()) > external_above_bytes:
-            with _scratch(data_path, scratch) as file:
-                proto = to_proto(model, metadata, doc, lambda n, a: _external_tensor(n, a, file, data_path.name))
-        else:
-            proto = to_proto(model, metadata, doc)
-        with _scratch(path, scratch) as file:
+    if sum(a.nbytes for a in model.constants.values()) > external_above_bytes:
+        with replacing(data_path, path) as (data, file):
+            proto = to_proto(model, metadata, doc, lambda n, a: _external_tensor(n, a, data, data_path.name))
             file.write(proto.SerializeToString())
-        for target, written in scratch.items():
-            os.replace(written, path.parent / target)
-    except OSError as error:
-        fix = "choose a folder you may write to, with enough free space"
-        raise ArtifactError(f"cannot write the model: {error.strerror}", where=str(path), fix=fix) from error
-    finally:
-        for written in scratch.values():
-            written.unlink(missing_ok=True)
+    else:
+        write_atomic(path, to_proto(model, metadata, doc).SerializeToString())
     return path
-
-
-def _scratch(target: Path, scratch: dict[str, Path]) -> BinaryIO:
-    """Opens a temporary file in the target's folder and notes it."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    scratch[target.name] = Path(name)
-    os.chmod(name, 0o666 & ~_umask())
-    return os.fdopen(handle, "wb")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _external_tensor(name: str, array: np.ndarray, file: BinaryIO, location: str) -> onnx.TensorProto:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from knerex_jax.calibrate.ranges import Ranges
 
+from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from knerex_jax.calibrate.ranges import Ranges
 
+from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.errors import PlanError
 from knerex_jax.fixedpoint.qformat import QFormat, data_limits, imposed_radix, own_format
 from knerex_jax.graph.ir import Model

@@ -5,8 +5,8 @@ import pytest
 
 from knerex_jax.artifacts import bie as bie_file
 from knerex_jax.artifacts.bie import Bie, decode_bie, encode_bie, load_bie, save_bie
-from knerex_jax.artifacts.files import writable_folder
 from knerex_jax.errors import ArtifactError
+from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import QFormat
 from knerex_jax.program.primitives import Table
 from knerex_jax.program.program import CodeTensor, Program

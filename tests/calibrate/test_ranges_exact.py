@@ -58,8 +58,9 @@ def _identity(params, inputs):
 
 def _measure(source, **options):
     return calibrate(
-        _identity, np.float32(0), source, AXES, TYPES, pct=CUTS["narrow"], pct_wide=CUTS["wide"], batch_size=16, **options
-    )
+        _identity, np.float32(0), source, AXES, TYPES,
+        pct=CUTS["narrow"], pct_wide=CUTS["wide"], batch_size=16, **options,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,8 @@ def test_full_percentage_is_exact():
 def test_exact_tensors_are_not_cut(twice):
     types = {"normal": TYPES["normal"]}
     ranges = calibrate(
-        lambda p, x: {"normal": x["normal"], "out": x["normal"] * 2}, {}, open_source({"normal": DATA["normal"]}, types),
+        lambda p, x: {"normal": x["normal"], "out": x["normal"] * 2}, {},
+        open_source({"normal": DATA["normal"]}, types),
         {"normal": 1, "out": 1}, {**types, "out": TYPES["normal"]}, pct=0.99, pct_wide=0.999, exact=("out",),
     )  # fmt: skip
     assert ranges["out"].layer_absmax(8) == 2 * np.abs(DATA["normal"]).max()

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knerex_jax.calibrate import run
-from knerex_jax.calibrate.run import Measurement, calibrate, measure, ranges_of
+from knerex_jax.calibrate import reading
+from knerex_jax.calibrate.reading import Measurement
+from knerex_jax.calibrate.run import calibrate, extremes_of, measure, ranges_of
 from knerex_jax.data.sources import open_source
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
@@ -45,7 +46,7 @@ def test_any_batch_size_gives_the_same_ranges():
 
 def test_pieces_of_a_batch_give_the_same_ranges(monkeypatch):
     one = _calibrate(_source(), batch_size=16)
-    monkeypatch.setattr(run, "_CPU_PIECE", 64)
+    monkeypatch.setattr(reading, "_CPU_PIECE", 64)
     _same(one, _calibrate(_source(), batch_size=16))
 
 
@@ -111,7 +112,7 @@ def test_a_source_that_changes_is_refused():
 
 def test_counts_move_to_the_host_before_they_overflow(monkeypatch):
     plain = _calibrate(_source(), batch_size=4)
-    monkeypatch.setattr(run, "_capacity", lambda *_: 8)
+    monkeypatch.setattr(reading, "_capacity", lambda *_: 8)
     _same(plain, _calibrate(_source(), batch_size=4))
 
 
@@ -119,7 +120,7 @@ def test_a_batch_too_large_to_count_is_refused():
     types = {"x": TensorType("float32", (1, 1)), "y": TensorType("float32", (1, 1, 2**16, 2**14))}
     measurement = Measurement(_fn, {}, {"y": 1}, types, 16)
     with pytest.raises(ConfigError, match="at most 1"):
-        run._capacity(measurement, run.extremes_of(measurement), 2)
+        reading._capacity(measurement, extremes_of(measurement), 2)
 
 
 def test_states_of_parts_merge_to_the_state_of_all():

@@ -181,7 +181,9 @@ class Build:
         n = self.shifts(sum(t.bits for t in types) - bits, 1, extreme)
         return self.add(MatMul, [a, b], shape, bits, None, {"n": n}, x_bits=tuple(t.bits for t in types))
 
-    def pool(self, cls, x, *, kernel=(), strides=(), dilations=(), pads=(), axes=(), bits=None, mean=True, extreme=False):
+    def pool(
+        self, cls, x, *, kernel=(), strides=(), dilations=(), pads=(), axes=(), bits=None, mean=True, extreme=False
+    ):
         t = self.tensors[x]
         bits, rank, channels = bits or t.bits, len(kernel), t.shape[1]
         fields = {"x_bits": t.bits, "axes": axes}

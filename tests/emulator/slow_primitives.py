@@ -45,7 +45,7 @@ def conv_sum(i, w, x):
         outputs, taken = w.shape[:2]
         size = [
             (n + b + e - (k - 1) * d - 1) // s + 1
-            for n, (b, e), k, d, s in zip(x.shape[2:], win.pads, kernel, win.dilations, win.strides)
+            for n, (b, e), k, d, s in zip(x.shape[2:], win.pads, kernel, win.dilations, win.strides, strict=True)
         ]
         out = np.zeros((1, outputs, *size), object)
         for index in places(out.shape):
@@ -53,7 +53,7 @@ def conv_sum(i, w, x):
             total = 0
             for tap in places(kernel):
                 at = [index[2 + a] * win.strides[a] + tap[a] * win.dilations[a] - win.pads[a][0] for a in range(rank)]
-                if all(0 <= v < n for v, n in zip(at, x.shape[2:])):
+                if all(0 <= v < n for v, n in zip(at, x.shape[2:], strict=True)):
                     total += sum(int(w[(o, j, *tap)]) * int(x[(0, first + j, *at)]) for j in range(taken))
             out[index] = total
         return out
@@ -61,14 +61,14 @@ def conv_sum(i, w, x):
     extra = i.output_padding or (0,) * rank
     size = [
         (n - 1) * s + (k - 1) * d + 1 + o - b - e
-        for n, s, k, d, o, (b, e) in zip(x.shape[2:], win.strides, kernel, win.dilations, extra, win.pads)
+        for n, s, k, d, o, (b, e) in zip(x.shape[2:], win.strides, kernel, win.dilations, extra, win.pads, strict=True)
     ]
     out = np.zeros((1, per_group * i.group, *size), object)
     for index in places(x.shape):
         group = index[1] // (inputs // i.group)
         for tap in places(kernel):
             at = [index[2 + a] * win.strides[a] + tap[a] * win.dilations[a] - win.pads[a][0] for a in range(rank)]
-            if all(0 <= v < n for v, n in zip(at, size)):
+            if all(0 <= v < n for v, n in zip(at, size, strict=True)):
                 for j in range(per_group):
                     out[(0, group * per_group + j, *at)] += int(w[(index[1], j, *tap)]) * int(x[index])
     return out
@@ -81,7 +81,7 @@ def mac(i, c, types, x):
     elif i.kind == "dense":
         acc = np.zeros((*x.shape[:-1], len(w)), object)
         for index in places(acc.shape):
-            acc[index] = sum(int(a) * int(b) for a, b in zip(w[index[-1]], x[index[:-1]]))
+            acc[index] = sum(int(a) * int(b) for a, b in zip(w[index[-1]], x[index[:-1]], strict=True))
     else:
         acc = np.zeros(x.shape, object)
         for index in places(acc.shape):
@@ -140,14 +140,14 @@ def under_window(i, x):
     w = i.window
     size = [
         (n + b + e - (k - 1) * d - 1) // s + 1
-        for n, (b, e), k, d, s in zip(x.shape[2:], w.pads, w.kernel, w.dilations, w.strides)
+        for n, (b, e), k, d, s in zip(x.shape[2:], w.pads, w.kernel, w.dilations, w.strides, strict=True)
     ]
 
     def codes(at):
         found = []
         for tap in places(w.kernel):
             p = [at[2 + a] * w.strides[a] + tap[a] * w.dilations[a] - w.pads[a][0] for a in range(len(w.kernel))]
-            if all(0 <= v < n for v, n in zip(p, x.shape[2:])):
+            if all(0 <= v < n for v, n in zip(p, x.shape[2:], strict=True)):
                 found.append(int(x[(*at[:2], *p)]))
         return found
 
@@ -161,7 +161,7 @@ def poolsum(i, c, types, x):
         total, n = sum(int(v) for v in codes(at)), channel(c["n"], at, i.axis)
         if not i.mean:
             return shr(total, n)
-        here = tuple(min(a, n - 1) for a, n in zip(at[len(at) - c["m"].ndim :], c["m"].shape))
+        here = tuple(min(a, n - 1) for a, n in zip(at[len(at) - c["m"].ndim :], c["m"].shape, strict=True))
         return shr(total * int(c["m"][here]), n + int(c["e"][here]))
 
     return each(i, shape, value)
@@ -175,14 +175,14 @@ def maxpool(i, c, types, x):
 def moved(i, xs):
     x, a = xs[0], i.args
     if i.kind == "pad":
-        y = np.zeros([n + b + e for n, b, e in zip(x.shape, *a)], object)
+        y = np.zeros([n + b + e for n, b, e in zip(x.shape, *a, strict=True)], object)
         for index in places(y.shape):
-            at = [v - b for v, b in zip(index, a[0])]
-            if all(0 <= v < n for v, n in zip(at, x.shape)):
+            at = [v - b for v, b in zip(index, a[0], strict=True)]
+            if all(0 <= v < n for v, n in zip(at, x.shape, strict=True)):
                 y[index] = x[tuple(at)]
         return y
     if i.kind == "slice":
-        return x[np.ix_(*(list(range(b, e, s)) for b, e, s in zip(*a)))]
+        return x[np.ix_(*(list(range(b, e, s)) for b, e, s in zip(*a, strict=True)))]
     return {
         "reshape": lambda: x.reshape(a[0]),
         "transpose": lambda: x.transpose(a[0]),
@@ -195,7 +195,7 @@ def moved(i, xs):
 def move(i, c, types, *xs):
     if "n_in" in c:
         before = []
-        for x, axis, row in zip(xs, i.in_axes, c["n_in"]):
+        for x, axis, row in zip(xs, i.in_axes, c["n_in"], strict=True):
             y = np.zeros(x.shape, object)
             for at in places(x.shape):
                 y[at] = sat(shr(x[at], row[0 if axis is None or len(row) == 1 else at[axis]]), i.bits)

@@ -32,16 +32,23 @@ def compare(build, variants=("cpu",), samples=2):
             assert codes.dtype == (np.int8 if i.bits == 8 else np.int16)
             assert codes.shape == (samples, *program.tensor[i.output].shape), i
             for s in range(samples):
-                np.testing.assert_array_equal(codes[s], want[s][i.output], err_msg=f"{variant} {i} {methods.step[i.name]}")
+                np.testing.assert_array_equal(
+                    codes[s], want[s][i.output], err_msg=f"{variant} {i} {methods.step[i.name]}"
+                )
 
 
 @pytest.mark.parametrize(
     "bits, weight_bits, variant",
-    [(8, 8, "cpu"), (8, 8, "gpu"), (8, 4, "float"), (15, 8, "cpu"), (8, 15, "gpu"), (15, 15, "cpu"), (15, 15, "float")],
+    [(8, 8, "cpu"), (8, 4, "gpu"), (15, 8, "cpu"), (8, 15, "float"), (15, 15, "cpu")],
 )
 def test_convolutions(bits, weight_bits, variant):
     b = Build(seed=bits * 31 + weight_bits)
-    x, wide, line, volume = b.input(bits, 1, 6, 7, 9), b.input(bits, 1, 20, 5, 6), b.input(bits, 1, 5, 11), b.input(bits, 1, 2, 4, 4, 3)
+    x, wide, line, volume = (
+        b.input(bits, 1, 6, 7, 9),
+        b.input(bits, 1, 20, 5, 6),
+        b.input(bits, 1, 5, 11),
+        b.input(bits, 1, 2, 4, 4, 3),
+    )
     kw = {"weight_bits": weight_bits}
     b.mac(x, "conv", outputs=5, kernel=(3, 3), pads=((1, 1), (1, 1)), **kw)
     b.mac(x, "conv", outputs=4, kernel=(3, 2), strides=(2, 3), pads=((0, 2), (3, 1)), act="clip", **kw)
@@ -53,6 +60,7 @@ def test_convolutions(bits, weight_bits, variant):
     b.mac(x, "conv", outputs=12, kernel=(2, 3), group=6, dilations=(1, 2), extreme=True, **kw)
     b.mac(x, "conv", outputs=4, kernel=(3, 3), group=2, pads=((1, 1), (1, 1)), **kw)
     b.mac(wide, "conv", outputs=10, kernel=(1, 1), group=5, act="leaky", **kw)
+    b.mac(b.input(bits, 1, 72, 3, 3), "conv", outputs=4, kernel=(2, 1), group=2, **kw)
     b.mac(line, "conv", outputs=3, kernel=(4,), strides=(2,), pads=((1, 3),), **kw)
     b.mac(line, "conv", outputs=5, kernel=(3,), group=5, dilations=(2,), pads=((2, 2),), **kw)
     b.mac(volume, "conv", outputs=2, kernel=(2, 3, 2), pads=((1, 0), (0, 0), (0, 1)), **kw)
@@ -166,7 +174,12 @@ def test_products_of_activations(bits):
     b.mul(x, y, 8)
     b.mul(gate, x, 15)
     b.mul(x, x, bits, extreme=True)
-    left, right, shared, vector = b.input(bits, 1, 2, 3, 50), b.input(bits, 1, 2, 50, 4), b.input(bits, 50, 4), b.input(bits, 50)
+    left, right, shared, vector = (
+        b.input(bits, 1, 2, 3, 50),
+        b.input(bits, 1, 2, 50, 4),
+        b.input(bits, 50, 4),
+        b.input(bits, 50),
+    )
     b.matmul(left, right)
     b.matmul(left, shared, bits=15)
     b.matmul(left, vector)
@@ -232,6 +245,12 @@ def test_near_ties():
     m, n = c["m"].astype(np.int64), 26
     code = b.rng.integers(-100, 100, 64) * 2 + 1
     # Bias that brings p * m as close to code * 2**25 as an integer p can, for x = 0; x = +-1 lies beside it.
-    c |= {"weight": np.ones(64, np.int8), "n2": np.full(64, n, np.int32), "bias": np.rint(code * 2.0**25 / m).astype(np.int64)}
-    b.samples = lambda count: {x: (np.arange(-2, 3)[:, None, None, None, None] / 512 * np.ones((1, 1, 64, 1, 1))).astype(np.float32)}
+    c |= {
+        "weight": np.ones(64, np.int8),
+        "n2": np.full(64, n, np.int32),
+        "bias": np.rint(code * 2.0**25 / m).astype(np.int64),
+    }
+    b.samples = lambda count: {
+        x: (np.arange(-2, 3)[:, None, None, None, None] / 512 * np.ones((1, 1, 64, 1, 1))).astype(np.float32)
+    }
     compare(b, samples=5)

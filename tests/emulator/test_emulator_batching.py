@@ -62,13 +62,12 @@ def test_batches_and_compilation_do_not_matter(bits, weight_bits):
     for s in (0, 7):
         want = slow_primitives.run(program, b.constants, {t: v[s] for t, v in data.items()})
         assert_same({t: whole[t][s] for t in program.outputs}, {t: want[t] for t in program.outputs})
-    single = jax.jit(fn)
-    assert_same(stack([single(params, {t: v[s] for t, v in data.items()}) for s in range(8)]), whole)
     if bits == 8:
+        single = jax.jit(fn)
+        assert_same(stack([single(params, {t: v[s] for t, v in data.items()}) for s in range(8)]), whole)
         assert_same(fn(params, {t: v[3] for t, v in data.items()}), {t: v[3] for t, v in whole.items()})
         assert_same(jax.vmap(jax.jit(fn), (None, 0))(params, data), whole)
-    for at_once in (1, 3):
-        assert_same(jax.jit(over_samples(fn, at_once))(params, data), whole)
+    assert_same(jax.jit(over_samples(fn, 3))(params, data), whole)
 
 
 @pytest.mark.parametrize("bits, weight_bits", [(8, 8), (15, 8)])

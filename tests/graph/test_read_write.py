@@ -157,7 +157,7 @@ def test_one_file_below_the_limit(tmp_path):
 
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="(?s)cannot write the model.*m.onnx.*choose a folder"):
+    with pytest.raises(ArtifactError, match="(?s)cannot write.*m.onnx.*choose another folder"):
         write_onnx(relu_model(), tmp_path / "file" / "m.onnx")
 
 
