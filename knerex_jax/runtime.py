@@ -15,6 +15,7 @@ from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
+from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model, TensorType
 from knerex_jax.lowering.float import lower_float
@@ -131,8 +132,8 @@ class FixedModel:
         if taps not in self._compiled:
             bounds = bound_program(self.program, self.bie.constants)
             methods = choose(self.program, bounds, jax.default_backend())
-            fn = lower_fixed(self.program, methods, taps=taps)
-            self._compiled[taps] = jax.jit(jax.vmap(fn, (None, 0)))
+            fn = over_samples(lower_fixed(self.program, methods, taps=taps), samples_at_once(self.program))
+            self._compiled[taps] = jax.jit(fn, compiler_options=compiler_options(jax.default_backend()))
         return self._compiled[taps]
 
     def run(

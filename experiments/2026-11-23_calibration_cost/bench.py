@@ -2,6 +2,7 @@
 
     python bench.py cost [--zoo A1] [--batch 16] [--rounds 9]
     python bench.py memory [--zoo A1] [--samples 64 512]
+    python bench.py octaves --zoo A1 [--samples 100]
 
 Without `--zoo`: MobileNetV2 1.0 at 224 x 224 with random weights, smooth random images, and one tap per convolution
 (after its activation), addition, pool and output.
@@ -27,8 +28,8 @@ from jax import Array, lax
 from knerex_jax.calibrate.cuts import is_final
 from knerex_jax.calibrate.observers import Extremes, histogram
 from knerex_jax.calibrate.reading import Measurement, compile_step, init_states
-from knerex_jax.calibrate.run import calibrate, extremes_of, fine_grid
-from knerex_jax.calibrate.state import state_of_range
+from knerex_jax.calibrate.run import calibrate, extremes_of, fine_grid, measure, ranges_of
+from knerex_jax.calibrate.state import code_of, state_of_range
 from knerex_jax.data.sources import Source, open_source
 from knerex_jax.graph.ir import TensorType
 
@@ -225,10 +226,28 @@ def one_run(case: Case, batch: int, count: int) -> dict[str, Any]:
     return {"samples": ranges.samples, "peak_mib": round(peak), "wall_s": round(seconds, 1), "cpu_s": round(cpu_s, 1)}
 
 
+def octaves(case: Case, batch: int, count: int) -> dict[str, Any]:
+    """How many octaves under the channels' maxima the thresholds lie: what width of the fine windows is enough."""
+    measurement = Measurement(case.fn, case.params, case.observed, case.types, batch)
+    cuts = {t: (1.0, 1.0) if t in case.outputs else (PCT, PCT_WIDE) for t in case.observed}
+    state, _ = measure(measurement, case.source(count), cuts)
+    ranges = ranges_of(state, PCT, PCT_WIDE, cuts)
+    depths = []
+    for t, s in state.tensors.items():
+        top = code_of(np.maximum(np.abs(s.low), np.abs(s.high)), 0)
+        for bits in (8, 15):
+            for threshold in (ranges[t].channel_absmax(bits), np.float32(ranges[t].layer_absmax(bits))):
+                depth = np.where((top > 0) & (threshold > 0), top - code_of(threshold, 0) + 1, 0)
+                depths.append((t, int(depth.max())))
+    deepest = {t: max(d for name, d in depths if name == t) for t in state.tensors}
+    within = {f"within_{n}": sum(d <= n for d in deepest.values()) for n in (2, 3, 4, 5, 6, 8, 12)}
+    return {"samples": state.samples, "tensors": len(deepest), **within}
+
+
 def main() -> None:
     """Prints one JSON object per line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cost", "memory", "run"))
+    parser.add_argument("what", choices=("cost", "memory", "octaves", "run"))
     parser.add_argument("--zoo", help="name of a zoo model instead of the random network")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=9)
@@ -241,8 +260,10 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, *options], check=True)
         return
     case = zoo_case(args.zoo) if args.zoo else random_mobilenet()
-    done = cost(case, args.batch, args.rounds) if args.what == "cost" else one_run(case, args.batch, args.samples[0])
-    print(json.dumps(done))
+    if args.what == "cost":
+        print(json.dumps(cost(case, args.batch, args.rounds)))
+    else:
+        print(json.dumps((octaves if args.what == "octaves" else one_run)(case, args.batch, args.samples[0])))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 An observer sees a tensor as rows of channels and folds them into its state; states add up over batches and devices.
 Rows are taken in pieces that stay in the cache, so that an observer costs one sweep over memory however many sums it
-keeps. Measured on MobileNetV2 (experiments, calibration cost): extremes 1.6 times the float forward, histogram 2.6.
+keeps. Measured on MobileNetV2 (experiments, calibration cost): extremes 1.4 times the float forward, histogram 2.5.
 """
 
 from collections.abc import Callable

@@ -116,7 +116,7 @@ def _await(running: tuple[Array, int, int], measurement: Measurement, tensors: S
 
 def _capacity(measurement: Measurement, observers: Observers, size: int) -> int:
     """How many samples the int32 counts can take."""
-    most = max(measurement.positions(t) for t in observers)
+    most = max((measurement.positions(t) for t in observers), default=1)
     capacity = (2**31 - 1) // most
     if capacity < size:
         raise ConfigError(
