@@ -3,6 +3,7 @@
     python bench.py cost [--zoo A1] [--batch 16] [--rounds 9]
     python bench.py memory [--zoo A1] [--samples 64 512]
     python bench.py octaves --zoo A1 [--samples 100]
+    python bench.py check --zoo A1 [--samples 40]
 
 Without `--zoo`: MobileNetV2 1.0 at 224 x 224 with random weights, smooth random images, and one tap per convolution
 (after its activation), addition, pool and output.
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from knerex_jax.calibrate.cuts import is_final
+from knerex_jax.calibrate.cuts import dropped, is_final
 from knerex_jax.calibrate.observers import Extremes, histogram
 from knerex_jax.calibrate.reading import Measurement, compile_step, init_states
 from knerex_jax.calibrate.run import calibrate, extremes_of, fine_grid, measure, ranges_of
@@ -229,9 +230,8 @@ def one_run(case: Case, batch: int, count: int) -> dict[str, Any]:
 def octaves(case: Case, batch: int, count: int) -> dict[str, Any]:
     """How many octaves under the channels' maxima the thresholds lie: what width of the fine windows is enough."""
     measurement = Measurement(case.fn, case.params, case.observed, case.types, batch)
-    cuts = {t: (1.0, 1.0) if t in case.outputs else (PCT, PCT_WIDE) for t in case.observed}
-    state, _ = measure(measurement, case.source(count), cuts)
-    ranges = ranges_of(state, PCT, PCT_WIDE, cuts)
+    state, _ = measure(measurement, case.source(count), PCT, PCT_WIDE, exact=case.outputs)
+    ranges = ranges_of(state, PCT, PCT_WIDE, exact=case.outputs)
     depths = []
     for t, s in state.tensors.items():
         top = code_of(np.maximum(np.abs(s.low), np.abs(s.high)), 0)
@@ -244,10 +244,40 @@ def octaves(case: Case, batch: int, count: int) -> dict[str, Any]:
     return {"samples": state.samples, "tensors": len(deepest), **within}
 
 
+def check(case: Case, batch: int, count: int) -> dict[str, Any]:
+    """Largest relative error of the thresholds of ten tensors, against sorting all their values."""
+    ranges = calibrate(
+        case.fn, case.params, case.source(count), case.observed, case.types,
+        pct=PCT, pct_wide=PCT_WIDE, exact=case.outputs, batch_size=batch,
+    )  # fmt: skip
+    chosen = [t for t in case.observed if t not in case.outputs][:: max(len(case.observed) // 10, 1)]
+    taps = jax.jit(jax.vmap(lambda p, x: {t: v for t, v in case.fn(p, x).items() if t in chosen}, (None, 0)))
+    seen: dict[str, list[np.ndarray]] = {t: [] for t in chosen}
+    for arrays in case.source(count).batches(batch):
+        inputs = {t: a.reshape(len(a), *case.types[t].shape) for t, a in arrays.items()}
+        for t, values in taps(case.params, inputs).items():
+            seen[t].append(np.abs(np.asarray(values)))
+    worst = {"channel": 0.0, "layer": 0.0}
+    for t in chosen:
+        axis, values = case.observed[t], np.concatenate(seen[t])
+        rows = (
+            values.reshape(1, -1)
+            if axis is None
+            else np.moveaxis(values, axis + 1, 0).reshape(values.shape[axis + 1], -1)
+        )
+        for bits, pct in ((8, PCT), (15, PCT_WIDE)):
+            found = {"channel": ranges[t].channel_absmax(bits), "layer": np.array([ranges[t].layer_absmax(bits)])}
+            for kind, groups in (("channel", rows), ("layer", rows.reshape(1, -1))):
+                exact = np.sort(groups, axis=1)[:, -1 - dropped(pct, groups.shape[1])]
+                errors = np.abs(found[kind][exact > 0] / exact[exact > 0] - 1)
+                worst[kind] = max(worst[kind], float(errors.max(initial=0)))
+    return {"samples": count, "tensors": len(chosen), **{f"worst_{k}_error": f"{v:.1e}" for k, v in worst.items()}}
+
+
 def main() -> None:
     """Prints one JSON object per line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cost", "memory", "octaves", "run"))
+    parser.add_argument("what", choices=("cost", "memory", "octaves", "check", "run"))
     parser.add_argument("--zoo", help="name of a zoo model instead of the random network")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=9)
@@ -263,7 +293,8 @@ def main() -> None:
     if args.what == "cost":
         print(json.dumps(cost(case, args.batch, args.rounds)))
     else:
-        print(json.dumps((octaves if args.what == "octaves" else one_run)(case, args.batch, args.samples[0])))
+        task = {"octaves": octaves, "check": check, "run": one_run}[args.what]
+        print(json.dumps(task(case, args.batch, args.samples[0])))
 
 
 if __name__ == "__main__":

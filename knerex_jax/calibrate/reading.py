@@ -1,5 +1,6 @@
 """One reading of the data: batches through one compiled step, one in flight at most, counts kept from overflow."""
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -55,21 +56,23 @@ class Measurement:
         return self.types[tensor].size // self.channels(tensor)
 
 
-def read(measurement: Measurement, batches: Iterator[Batch], observers: Observers) -> tuple[int, dict[str, Any]]:
+def read(measurement: Measurement, batches: Iterator[Batch], observers: Observers) -> tuple[int, int, dict[str, Any]]:
     """Shows all batches to the observers: one compiled step, at most one of them in flight.
 
     Returns:
-      Number of samples, and tensor -> states on the host, counts as large as they come.
+      Number of samples, a checksum of their values, and tensor -> states on the host, counts as large as they come.
     """
     step = compile_step(measurement, observers)
     params = jax.device_put(measurement.params)
     states = init_states(observers)
-    done, since, size, totals, running = 0, 0, 0, {}, None
+    done, digest, since, size, totals, running = 0, 0, 0, 0, {}, None
     with closing(_as_generator(batches)) as batches:
         for batch in batches:
             valid = len(next(iter(batch.values())))
             size = size or valid
             capacity = _capacity(measurement, observers, size)
+            for values in batch.values():
+                digest = zlib.crc32(np.ascontiguousarray(values).data, digest)
             padded = {name: _pad(values, size, measurement.types[name]) for name, values in batch.items()}
             if running is not None:
                 _await(running, measurement, list(observers))
@@ -79,7 +82,7 @@ def read(measurement: Measurement, batches: Iterator[Batch], observers: Observer
             done, since, running = done + valid, since + size, (poisoned, done, done + valid)
     assert running is not None, "a source yields at least one batch or raises"
     _await(running, measurement, list(observers))
-    return done, {t: _to_host(states.pop(t), totals.pop(t, None)) for t in list(states)}
+    return done, digest, {t: _to_host(states.pop(t), totals.pop(t, None)) for t in list(states)}
 
 
 def init_states(observers: Observers) -> dict[str, Any]:

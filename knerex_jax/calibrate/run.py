@@ -5,7 +5,7 @@ counts magnitudes finely in the octaves under its maximum. A threshold still low
 small rest) takes another reading of the tensors concerned. Data that can be read only once is counted coarsely.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -24,7 +24,7 @@ from knerex_jax.graph.ir import TensorType
 _FINE_BITS = 9
 _OCTAVES = 6
 _MORE_OCTAVES = 12
-"""Fine windows: with 6 octaves the second reading was the last one on all but 2 of 270 tensors of five real models."""
+"""Width of the fine windows: 6 octaves held every threshold of five real models (experiments, calibration cost)."""
 
 _COARSE = Grid(bits=6, octaves=32)
 _COARSE_HEADROOM = 8
@@ -66,39 +66,40 @@ def calibrate(
       ConfigError: a batch of that size cannot be counted.
     """
     kept = frozenset(exact)
-    cuts = {t: (1.0, 1.0) if t in kept else (pct, pct_wide) for t in observed}
     axes = {t: None if axis is None else axis % len(types[t].shape) for t, axis in observed.items()}
     measurement = Measurement(fn, params, axes, types, batch_size, threads, progress)
-    state, hints = measure(measurement, source, cuts)
+    state, hints = measure(measurement, source, pct, pct_wide, exact=kept)
     outputs = {t: types[t].shape for t in kept if t in types}
-    return ranges_of(state, pct, pct_wide, cuts, hints=(*data_hints(state.samples, pct, outputs), *hints))
+    return ranges_of(state, pct, pct_wide, exact=kept, hints=(*data_hints(state.samples, pct, outputs), *hints))
 
 
 def measure(
-    measurement: Measurement, source: Source, cuts: Mapping[str, tuple[float, float]]
+    measurement: Measurement, source: Source, pct: float, pct_wide: float, *, exact: Collection[str] = ()
 ) -> tuple[CalibrationState, list[str]]:
     """Reads the data as often as these cuts need.
 
     Args:
       measurement: what is measured.
       source: calibration data.
-      cuts: tensor -> shares of magnitudes that will be asked for (`ranges_of`).
+      pct: share of magnitudes that `ranges_of` will be asked for.
+      pct_wide: the other one.
+      exact: tensors that are never cut.
 
     Returns:
       The state, which can be merged with those of other data, and notes on its accuracy.
     """
     if not source.rereadable:
         return _measure_once(measurement, source)
-    samples, seen = read(measurement, _batches(measurement, source), extremes_of(measurement))
+    samples, digest, seen = read(measurement, _batches(measurement, source), extremes_of(measurement))
     states = {t: _range_state(measurement, t, samples, found[0]) for t, found in seen.items()}
-    while pending := [t for t in states if not is_final(states[t], cuts[t])]:
+    while pending := [t for t in states if t not in exact and not is_final(states[t], (pct, pct_wide))]:
         grids = {t: fine_grid(states[t]) for t in pending}
         observers = {t: ((histogram(g),), (states[t].next_window(g.octaves),)) for t, g in grids.items()}
-        again, windows = read(measurement, _batches(measurement, source), observers)
-        if again != samples:
+        again, digest_again, windows = read(measurement, _batches(measurement, source), observers)
+        if (again, digest_again) != (samples, digest):
             raise ModelError(
-                f"the data had {samples} samples at first and {again} when read again", where="calibration data",
-                fix="make the source give the same samples every time, or pass an iterator, which is read once",
+                f"the data changed between two readings ({samples} samples, then {again})", where="calibration data",
+                fix="fix the seed of random crops and the like, or pass an iterator, which is read only once",
             )  # fmt: skip
         for t in pending:
             states[t] = states[t].extend(windows.pop(t)[0], grids[t])
@@ -109,14 +110,14 @@ def ranges_of(
     state: CalibrationState,
     pct: float,
     pct_wide: float,
-    cuts: Mapping[str, tuple[float, float]],
     *,
+    exact: Collection[str] = (),
     hints: Sequence[str] = (),
 ) -> Ranges:
     """Ranges from a state, e.g. a merged one; a threshold that the state cannot tell is an upper bound, with a hint."""
     tensors, bounded = {}, []
     for t, s in state.tensors.items():
-        (narrow, narrow_final), (wide, wide_final) = cut_ranges(s, cuts[t])
+        (narrow, narrow_final), (wide, wide_final) = cut_ranges(s, (1.0, 1.0) if t in exact else (pct, pct_wide))
         tensors[t] = TensorRange(narrow, wide, s.axis, s.values)
         bounded += [] if narrow_final and wide_final else [t]
     if bounded:
@@ -135,7 +136,7 @@ def _measure_once(measurement: Measurement, source: Source) -> tuple[Calibration
     """One reading: the first batch says where the coarse windows lie."""
     batches = _batches(measurement, source)
     first = next(batches)
-    _, seen = read(measurement, iter([first]), extremes_of(measurement))
+    _, _, seen = read(measurement, iter([first]), extremes_of(measurement))
     observers = {}
     for t, (observer, state) in extremes_of(measurement).items():
         largest = max(float(seen[t][0].high.max()), -float(seen[t][0].low.min()))
@@ -143,12 +144,12 @@ def _measure_once(measurement: Measurement, source: Source) -> tuple[Calibration
         base = min(max(top + _COARSE_HEADROOM + 1 - _COARSE.octaves, 1), 255 - _COARSE.octaves)
         window = np.full(measurement.channels(t), base, np.int32)
         observers[t] = ((*observer, histogram(_COARSE)), (*state, window))
-    samples, found = read(measurement, chain([first], batches), observers)
+    samples, _, found = read(measurement, chain([first], batches), observers)
     states = {}
     for t in list(found):
         seen_range, window = found.pop(t)
         state = _range_state(measurement, t, samples, seen_range)
-        states[t] = state.extend(window, _COARSE).with_excess(window, _COARSE)
+        states[t] = state.extend(window, _COARSE)
     note = "the data could be read only once: thresholds are within 0.8 %, with a source that can be read again 0.1 %"
     return CalibrationState(samples, states), [note]
 

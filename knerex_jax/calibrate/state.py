@@ -78,23 +78,28 @@ class TensorState:
         inner = counts[:, 1:-1].reshape(signs, grid.octaves, 1 << grid.bits, self.channels)
         new = base + np.arange(grid.octaves)[:, None] < self.floor
         sign, row, channel = np.nonzero((inner.max(2) > 0) & active & new)
-        keys = (channel * 2 + sign) * 256 + base[channel] + row
-        rows = _enough(inner[sign, row, :, channel], self.values)
+        keys, rows = (channel * 2 + sign) * 256 + base[channel] + row, inner[sign, row, :, channel]
+        above, excess = self._excess(counts, grid)
+        keys, rows = (
+            np.append(keys, above),
+            _enough(np.concatenate([rows, excess]) if len(above) else rows, self.values),
+        )
         below = np.zeros((2, self.channels), np.float32)
         below[:signs] = np.asarray(window.below)
         below = np.where(active, _normal(below), self.below)
         floor = _floor(np.where(active, base, self.floor), below)
         return replace(self, floor=floor, below=below, bits=grid.bits, **self._with_rows(keys, rows))
 
-    def with_excess(self, window: Histogram, grid: Grid) -> "TensorState":
-        """Counts what lay above a window that had to be set before the range was known, as if at the largest float."""
-        signs = 2 if grid.signed else 1
-        above = np.asarray(window.counts).reshape(signs, grid.size + 2, self.channels)[:, -1]
-        sign, channel = np.nonzero(above)
-        rows = np.zeros((len(sign), 1 << grid.bits), np.int64)
-        rows[:, -1] = above[sign, channel]
-        keys = (channel * 2 + sign) * 256 + TOP_ROW
-        return replace(self, **self._with_rows(keys, _enough(rows, self.values)))
+    def _excess(self, counts: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (keys, counts) for values above the first window, as if at the largest float.
+
+        They occur where the window was set before the range was known, or where the float model, compiled anew for the
+        second reading, rounds its maximum up across an octave.
+        """
+        sign, channel = np.nonzero((counts[:, -1] > 0) & (self.floor == NOTHING))
+        rows = np.zeros((len(sign), 1 << grid.bits), counts.dtype)
+        rows[:, -1] = counts[sign, -1, channel]
+        return (channel * 2 + sign) * 256 + TOP_ROW, rows
 
     def merge(self, other: "TensorState") -> "TensorState":
         """The state of both data sets together."""

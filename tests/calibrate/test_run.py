@@ -14,7 +14,6 @@ from knerex_jax.graph.ir import TensorType
 TYPES = {"x": TensorType("float32", (1, 3, 4, 5)), "y": TensorType("float32", (1, 3, 4, 5))}
 OBSERVED = {"x": None, "y": 1}
 VALUES = np.random.default_rng(3).standard_t(2, (37, 3, 4, 5)).astype(np.float32)
-CUTS = {"x": (0.9, 0.99), "y": (0.9, 0.99)}
 
 
 def _fn(params, inputs):
@@ -106,8 +105,11 @@ def test_a_source_that_changes_is_refused():
     def items():
         return iter(VALUES[: next(counts)])
 
-    with pytest.raises(ModelError, match="10 samples at first and 9"):
+    with pytest.raises(ModelError, match="10 samples, then 9"):
         _calibrate(open_source(items, {"x": TYPES["x"]}))
+    rng = np.random.default_rng(0)
+    with pytest.raises(ModelError, match=r"changed between two readings \(37 samples, then 37\)"):
+        _calibrate(open_source(lambda: (v[:, :, ::-1] if rng.random() < 0.5 else v for v in VALUES), {"x": TYPES["x"]}))
 
 
 def test_counts_move_to_the_host_before_they_overflow(monkeypatch):
@@ -125,14 +127,14 @@ def test_a_batch_too_large_to_count_is_refused():
 
 def test_states_of_parts_merge_to_the_state_of_all():
     def state_of(values):
-        return measure(Measurement(_fn, np.float32(2), OBSERVED, TYPES, 8), _source(values), CUTS)[0]
+        return measure(Measurement(_fn, np.float32(2), OBSERVED, TYPES, 8), _source(values), 0.9, 0.99)[0]
 
     whole = state_of(VALUES)
     a, b, c = (state_of(part) for part in (VALUES[:5], VALUES[5:21], VALUES[21:]))
-    expected = ranges_of(whole, 0.9, 0.99, CUTS)
+    expected = ranges_of(whole, 0.9, 0.99)
     for merged in (a.merge(b, c), c.merge(a).merge(b), a.merge(b.merge(c))):
         assert merged.samples == 37
-        _same(ranges_of(merged, 0.9, 0.99, CUTS), expected)
+        _same(ranges_of(merged, 0.9, 0.99), expected)
     for t in OBSERVED:
         one, two = a.merge(b, c).tensors[t], a.merge(b.merge(c)).tensors[t]
         for key in ("low", "high", "floor", "below", "keys", "counts"):

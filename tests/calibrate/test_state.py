@@ -79,6 +79,22 @@ def test_a_cut_below_the_counted_part_is_a_bound_until_it_is_read_again():
     assert not final and cut.channel_max[0] >= exact
 
 
+def test_values_above_the_first_window_count_as_the_maximum():
+    """The float model may round differently when it is compiled again: 7.9999995 in one reading, 8 in the next."""
+    values = _random(1000, 5)
+    values[:300, 0] = np.float32(7.9999995)
+    low, high = values.min(0), values.max(0)
+    state = state_of_range(1, len(values), Extremes(np.maximum(low, -7), np.minimum(high, np.float32(7.9999995)), low))
+    base = state.next_window(GRID.octaves)
+    counts = np.zeros((GRID.rows, 3), np.int32)
+    counts[GRID.size + 1, 0] = 300
+    counts[0] = 1000 - counts.sum(0)
+    ((cut, final),) = cut_ranges(
+        state.extend(Histogram(counts.ravel(), base, np.zeros((2, 3), np.float32)), GRID), (0.9,)
+    )
+    assert final and cut.channel_max[0] == np.float32(7.9999995)
+
+
 def test_state_survives_a_file(tmp_path):
     state = CalibrationState(7, {"a/b:0": _counted(_random(500, 0)), "c": _counted(np.zeros((5, 2), np.float32))})
     state.save(tmp_path / "s.state")
