@@ -166,7 +166,8 @@ def kneron_inference(
     Args:
       pre_results: one array per input, in the ONNX input's shape.
       input_names: their names, in the same order.
-      onnx_file, bie_file: what to run.
+      onnx_file: a float model.
+      bie_file: a fixed-point model.
       data_type: "float", or "fixed" for raw codes (bie only).
       reordering: output names in the wanted order; default the model's.
 

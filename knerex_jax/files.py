@@ -78,5 +78,7 @@ def _umask() -> int:
 
 def _unwritable(path: Path, e: OSError) -> ArtifactError:
     return ArtifactError(
-        f"cannot write: {e.strerror}", where=str(path), fix="choose another folder (p_output), or free the folder or disk"
+        f"cannot write: {e.strerror}",
+        where=str(path),
+        fix="choose another folder (p_output), or free the folder or disk",
     )

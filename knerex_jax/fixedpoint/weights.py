@@ -33,7 +33,7 @@ def check_shift(n: np.ndarray, node: str, what: str) -> np.ndarray:
         raise PlanError(
             f"{what} needs a shift of {n.min()} to {n.max()}, permitted are {MIN_SHIFT} to {MAX_SHIFT}",
             where=f"node {node}",
-            fix="widen the range or the bit width of its input or output (quan_config), or calibrate with more typical data",
+            fix="widen the range or the bit width of its input or output, or calibrate with more typical data",
         )
     return n.astype(np.int32)
 
@@ -59,8 +59,14 @@ def mac_integers(
       node: name, for errors.
       weight: float32 [O, J, *kernel], J the inputs that feed an output.
       bias: float32 [O] or None.
-      x_scale, x_radix: float64 / int64 [O, J], format of the input channel behind weight[o, j].
-      y_scale, y_radix: float64 / int64 [O], format of the output (after a fused activation).
+      x_scale: float64 [O, J], scale of the input channel behind weight[o, j].
+      x_radix: int64 [O, J], its radix.
+      y_scale: float64 [O], scale of the output (after a fused activation).
+      y_radix: int64 [O], its radix.
+      y_bits: width of the output codes.
+      weight_bits: width of the weight codes.
+      psum_bits: width of partial sums and bias.
+      post_multiplier: whether the output is multiplied by 1 / s_w behind the accumulator.
       bound: largest |output| a fused clip lets through, real units; None if open.
 
     Returns:
@@ -111,7 +117,7 @@ def mac_integers(
 
 
 def to_psum(values: np.ndarray, psum_bits: int) -> np.ndarray:
-    """Integer-valued float64 saturated to partial sums of that width; int32, or int64 where 32 bits do not hold them."""
+    """Integer-valued float64 saturated to partial sums of that width; int64 where 32 bits do not hold them."""
     top = 2.0 ** (psum_bits - 1)
     return np.clip(values, -top, top - 1).astype(np.int64 if psum_bits > 32 else np.int32)
 

@@ -60,6 +60,10 @@ def _clip_spec(node: Node, model: Model) -> ActSpec:
     return ActSpec("clip", low=None if low is None else float(low), high=None if high is None else float(high))
 
 
+def _leaky_spec(node: Node, model: Model) -> ActSpec:
+    return ActSpec("leaky", slope=np.array([np.float32(node.attrs.alpha)]))
+
+
 def _prelu_spec(node: Node, model: Model) -> ActSpec:
     slope = model.constant(node.inputs[1])
     assert slope is not None, f"{node.name}: the slope of PRelu must be a constant"
@@ -94,7 +98,7 @@ CLIP = OpDef(
 LEAKY_RELU = OpDef(
     op_type="LeakyRelu", attrs=LeakyReluAttrs,
     to_float=lambda a, x: jnp.where(x < 0, x * jnp.asarray(a.alpha, x.dtype), x), constrain=_same,
-    to_program=_to_program, activation=lambda node, model: ActSpec("leaky", slope=np.array([np.float32(node.attrs.alpha)])),
+    to_program=_to_program, activation=_leaky_spec,
 )  # fmt: skip
 PRELU = OpDef(op_type="PRelu", to_float=_prelu, constrain=_same, to_program=_to_program, activation=_prelu_spec)
 

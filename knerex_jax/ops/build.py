@@ -134,8 +134,8 @@ def channel_ids(shape: tuple[int, ...], axis: int | None, first: int) -> np.ndar
 def moved(node: Node, view: PlanView, move: Callable[..., Any], *, one_to_one: bool = False) -> tuple[Moved, ...]:
     """The constraints of a data movement, found by moving channel numbers instead of values.
 
-    `move(*arrays)` is the operator's float rule on arrays of ids; padding must insert zeros. The output's channel axis is
-    the one that keeps the most channels apart; channels that meet on it are linked, hence share a scale.
+    `move(*arrays)` is the operator's float rule on arrays of ids; padding must insert zeros. The output's channel axis
+    is the one that keeps the most channels apart; channels that meet on it are linked, hence share a scale.
     """
     names = view.computed(node)
     counts = [1 if view.axes[t] is None else view.shape(t)[view.axes[t] or 0] for t in names]

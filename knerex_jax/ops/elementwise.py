@@ -1,6 +1,4 @@
-"""Operators on two or more broadcast operands: Add, Sub, Sum, Max, Min by `align`, Mul by `mul`; a constant operand
-that is a vector makes Add, Sub and Mul a diagonal `mac`.
-"""
+"""Operators on two or more broadcast operands: Add, Sub, Sum, Max, Min by `align`, Mul by `mul`."""
 
 from typing import Any
 

@@ -38,7 +38,7 @@ class MacForm:
 def act_integers(
     act: ActSpec, scale: np.ndarray, radix: np.ndarray, psum_bits: int, bits: int
 ) -> dict[str, np.ndarray]:
-    """Integer constants of an activation applied to a value of that format; bits is the width of the node's data input."""
+    """Integer constants of an activation applied to a value of that format; bits: width of the node's data input."""
     if act.kind == "clip":
         return clip_integers(act.low, act.high, scale, radix, psum_bits)
     if act.kind == "leaky":

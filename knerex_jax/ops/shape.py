@@ -1,4 +1,4 @@
-"""Data movement: Reshape and its relatives, Transpose, Concat, Pad, Slice, Split, Expand, Gather of constant indices."""
+"""Data movement: Reshape and its relatives, Transpose, Concat, Pad, Slice, Split, Expand, Gather by constants."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

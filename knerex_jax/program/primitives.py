@@ -106,7 +106,7 @@ class Mul(Primitive, frozen=True, kw_only=True, tag="mul"):
 
 
 class MatMul(Primitive, frozen=True, kw_only=True, tag="matmul"):
-    """Product of two activations, contracted as in ONNX MatMul: exact sum, then y = sat_out(shr(sum, n)). Constants: n."""
+    """Product of two activations as in ONNX MatMul: exact sum, then y = sat_out(shr(sum, n)). Constants: n."""
 
     rule: ClassVar[str] = "matmul"
     x_bits: Shape
@@ -127,7 +127,7 @@ class PoolSum(Primitive, frozen=True, kw_only=True, tag="poolsum"):
 
 
 class MaxPool(Primitive, frozen=True, kw_only=True, tag="maxpool"):
-    """Maximum of codes over a window (padding never wins) or over whole axes (kept), y = sat_out(shr(., n)). Constants: n."""
+    """Maximum over a window (padding never wins) or whole axes (kept), y = sat_out(shr(., n)). Constants: n."""
 
     rule: ClassVar[str] = "maxpool"
     window: Window | None = None

@@ -10,11 +10,11 @@ from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.program.primitives import Instruction
 
 Constants = Mapping[str, Mapping[str, np.ndarray]]
-"""instruction name or "tensor:" + tensor name -> constant name -> array; the meaning is in each primitive's docstring."""
+"""instruction name, or "tensor:" + tensor name -> constant name -> array; see the primitives' docstrings."""
 
 
 class CodeTensor(msgspec.Struct, frozen=True):
-    """Shape of one sample (batch axis of size 1 included), width of its codes and its channel axis (None: per layer)."""
+    """Shape of one sample (batch axis of 1 included), width of its codes and its channel axis (None: per layer)."""
 
     shape: tuple[int, ...]
     bits: int

@@ -57,6 +57,7 @@ def plan_model(
       target: platform.
       policy: how ranges are widened.
       slots: rescale slots of an earlier plan; None finds them from these ranges.
+      registry: operator records.
 
     Raises:
       PlanError: no legal plan, or a shift out of range; names the node.
