@@ -24,7 +24,7 @@ from knerex_jax.graph.ir import TensorType
 _FINE_BITS = 9
 _OCTAVES = 6
 _MORE_OCTAVES = 12
-"""Width of the fine windows: 6 octaves held every threshold of five real models (experiments, calibration cost)."""
+"""Width of the fine windows: with 100 samples, 6 octaves held every threshold of five real models (experiments)."""
 
 _COARSE = Grid(bits=6, octaves=32)
 _COARSE_HEADROOM = 8
