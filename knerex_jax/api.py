@@ -15,11 +15,13 @@ from knerex_jax.artifacts.report import report_data, versions
 from knerex_jax.artifacts.stages import StageFiles, write_stages
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.calibrate.run import calibrate
+from knerex_jax.data.shapes import shapes_from_data
 from knerex_jax.data.sources import Job, Sample, Source, open_source
 from knerex_jax.errors import ConfigError
 from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.graph.ir import Model
+from knerex_jax.graph.read import declared_shapes
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
@@ -125,7 +127,8 @@ def run_ptq(config: PTQConfig | None = None, /, *, progress: Progress | None = N
     folder = writable_folder(config.p_output)
     clock = _Clock()
     with clock("read"):
-        origin = load_onnx(path, input_shapes=config.input_shape)
+        shapes = shapes_from_data(declared_shapes(path), config.np_txt, config.layout)
+        origin = load_onnx(path, input_shapes={**shapes, **(config.input_shape or {})})
         decomposed = decompose_model(origin)
         digest = _sha256(path)
     with clock("calibrate"):

@@ -55,7 +55,7 @@ def samples_at_once(program: Program, budget_bytes: int = 24 << 20) -> int:
 def compiler_options(backend: str) -> dict[str, Any]:
     """Options for `jax.jit` that make the emulator faster, as far as this jaxlib knows them; they change no code.
 
-    CPU: vectors of 512 bits where the machine has them (x86 compilers prefer 256). MobileNetV2: 10 % less CPU time.
+    CPU: vectors of 512 bits where the machine has them (x86 compilers prefer 256). MobileNetV2: 8 % less CPU time.
     """
     wanted = {"xla_cpu_prefer_vector_width": 512} if backend == "cpu" else {}
     known = {}

@@ -63,6 +63,21 @@ def read_onnx(path: str | Path, input_shapes: Mapping[str, tuple[int, ...]] | No
         raise ModelError(f"the model cannot be read: {said}", where=str(path), fix=fix) from error
 
 
+def declared_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs as the file states them, 0 for open dimensions; inputs without a shape are left out.
+
+    Raises:
+      ModelError: the file is not usable.
+    """
+    graph = load_proto(path).graph
+    weights = {t.name for t in graph.initializer}
+    return {
+        v.name: tuple(max(d.dim_value, 0) for d in v.type.tensor_type.shape.dim)
+        for v in graph.input
+        if v.name not in weights and v.type.tensor_type.HasField("shape")
+    }
+
+
 def read_proto(proto: onnx.ModelProto, folder: str | Path = "") -> OnnxFile:
     """Reads a model whose shapes are static where they are known; `simplify` makes it so.
 
