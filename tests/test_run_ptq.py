@@ -18,7 +18,7 @@ pytestmark = pytest.mark.smoke
 def result(tmp_path_factory) -> kx.PTQResult:
     data = {k: list(v[:100]) for k, v in embedded.calibration().items()}
     return kx.run_ptq(
-        p_onnx=embedded.model_path(), np_txt=data, platform="720", p_output=tmp_path_factory.mktemp("out") / "deep" / "er"
+        p_onnx=embedded.model_path(), np_txt=data, platform="720", p_output=tmp_path_factory.mktemp("out") / "deeper"
     )
 
 
