@@ -97,7 +97,7 @@ def analyze(model: Model, data: Any, config: PTQConfig, *, progress: Callable[[i
     fn, params = lower_float(model, taps=observed)
     return calibrate(
         fn, params, open_calibration(data, model, config), observed, model.graph.types,
-        pct=config.data_analysis_pct, pct_wide=config.percentage_16b, exact=model.graph.outputs,
+        pct=config.data_analysis_pct, pct_wide=config.wide_pct, exact=model.graph.outputs,
         batch_size=config.batch_size, threads=config.data_analysis_threads, progress=progress,
     )  # fmt: skip
 

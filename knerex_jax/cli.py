@@ -31,7 +31,7 @@ def _option_type(name: str, default: Any) -> Any:
         return click.BOOL
     if isinstance(default, int):
         return click.INT
-    if isinstance(default, float) or name in ("weight_bandwidth", "dma_bandwidth"):
+    if isinstance(default, float) or name in ("weight_bandwidth", "dma_bandwidth", "percentage_16b"):
         return click.FLOAT
     return click.STRING
 

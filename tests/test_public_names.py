@@ -10,7 +10,7 @@ TARGETS UnsupportedOpError analyze decompose_onnx kneron_inference load_onnx low
 
 @pytest.mark.smoke
 def test_public_names_are_exactly_these():
-    modules = {m for m in vars(knerex_jax) if m.islower() and hasattr(getattr(knerex_jax, m), "__path__" )}
+    modules = {m for m in vars(knerex_jax) if m.islower() and hasattr(getattr(knerex_jax, m), "__path__")}
     files = {"errors", "files", "metrics", "api", "runtime", "cli", "demo", "present"}
     names = {n for n in vars(knerex_jax) if not n.startswith("_")} - modules - files
     assert names == set(PUBLIC)

@@ -14,6 +14,7 @@ from knerex_jax.artifacts.bie import Bie, save_bie
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
+from knerex_jax.lowering.float import lower_float
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.quantize.planner import plan_model
 from knerex_jax.targets import TARGETS
@@ -120,3 +121,18 @@ def test_many_devices_give_the_same_codes(tmp_path):
     found = np.load(tmp_path / "out.npz")
     for name, codes in fixed_model(planned).run(inputs, "fixed").items():
         np.testing.assert_array_equal(found[name.replace(":", "_")], codes)
+
+
+def test_float_lowering_is_differentiable():
+    model = network()
+    fn, params = lower_float(model)
+    x = samples(model, 1)["x"]
+
+    def energy(params):
+        return (fn(params, {"x": x})["add5:0"] ** 2).sum()
+
+    gradient = jax.grad(energy)(params)
+    name = model.graph.node["conv0"].inputs[1]
+    step = 1e-2 * gradient[name] / np.linalg.norm(gradient[name])
+    change = energy({**params, name: params[name] + step}) - energy({**params, name: params[name] - step})
+    np.testing.assert_allclose(change, 2 * (gradient[name] * step).sum(), rtol=2e-2)

@@ -10,7 +10,8 @@ from knerex_jax.program.primitives import Mac
 Taps = tuple[int, ...]
 
 # Groups are multiplied together, with zeros between them, until a block has this many input channels: the integer
-# kernels are so much faster on wide operands that it pays (32 groups of 4 channels: 5 times).
+# kernels are so much faster on wide operands that it pays (3x3, 32 groups of 4 channels, 56x56, 4 samples: 13 ms
+# against 21 ms as a batched dot of the groups; 64 channels 14 ms, 128 channels 16 ms).
 _BLOCK_CHANNELS = 32
 
 

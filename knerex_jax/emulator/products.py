@@ -25,6 +25,10 @@ from knerex_jax.program.primitives import Mac
 
 Sums = list[tuple[int, Array]]
 
+# Convolutions with no more than this many channels on either side have no fast integer kernel (10 times slower); they
+# get outputs of zeros.
+_SLOW_CHANNELS = 16
+
 
 def combine(sums: Sums, *, wide: bool) -> Array:
     """The accumulator: int64 inside `exact64()`, or int32 where a bound says that the total fits."""
@@ -139,10 +143,15 @@ def _by_conv(x: Array, weights: list[Array], method: Method, g: Geometry) -> lis
     """The library's convolution without padding, over at most as many channels as it sums exactly."""
     terms = method.terms // math.prod(g.kernel)
     assert terms, f"a window of {g.kernel} is too large for {method.engine}"
-    product, size = _conv(g.strides, g.dilations, method.engine), weights[0].shape[-2]
+    product, (size, outputs) = _conv(g.strides, g.dilations, method.engine), weights[0].shape[-2:]
     blocks = [lax.slice_in_dim(x, b * size, (b + 1) * size, axis=-1) for b in range(g.blocks)]
+    if max(size, outputs) <= _SLOW_CHANNELS:
+        extra = [(0, 0, 0)] * (weights[0].ndim - 1) + [(0, _SLOW_CHANNELS + 4 - outputs, 0)]
+        weights = [lax.pad(w, np.zeros((), w.dtype), extra) for w in weights]
     return [
-        jnp.concatenate([_in_parts(product, block, w[b], terms) for b, block in enumerate(blocks)], axis=-1)
+        jnp.concatenate(
+            [_in_parts(product, block, w[b], terms)[..., :outputs] for b, block in enumerate(blocks)], axis=-1
+        )
         for w in weights
     ]
 

@@ -1,53 +1,18 @@
 """From a data-movement node to the primitive `move`: which codes go where, and where their radix changes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
-from knerex_jax.errors import UnsupportedOpError
 from knerex_jax.fixedpoint.weights import check_shift
 from knerex_jax.graph.ir import Node
 from knerex_jax.ops.build import Built, ProgramView, channel_ids
 from knerex_jax.program.primitives import Move
 
+Kind = Literal["reshape", "transpose", "expand", "concat", "pad", "slice", "gather"]
 Args = tuple[tuple[int, ...], ...]
-
-
-def _geometry(node: Node, view: ProgramView) -> tuple[str, Args]:
-    """Kind and arguments of the move."""
-    from knerex_jax.ops import shape as s  # the attribute types live beside the float rules
-
-    x_shape, y_shape, a = view.shape(node.inputs[0]), view.shape(node.outputs[0]), node.attrs
-    rank = len(x_shape)
-    if node.op_type == "Transpose":
-        return "transpose", (a.perm or tuple(reversed(range(rank))),)
-    if node.op_type == "Concat":
-        return "concat", ((a.axis % rank,),)
-    if node.op_type == "Expand":
-        return "expand", (y_shape,)
-    if node.op_type == "Slice":
-        bounds = [sl.indices(n) for sl, n in zip(s.slices(a, x_shape), x_shape, strict=True)]
-        return "slice", tuple(zip(*bounds, strict=True))
-    if node.op_type == "Gather":
-        indices = view.constant(node.inputs[1])
-        if indices is None or indices.ndim != 1:
-            raise UnsupportedOpError(
-                "Gather in fixed point needs a constant vector of indices", where=f"node {node.name}",
-                fix="make the indices a constant list, or reshape after the Gather",
-            )  # fmt: skip
-        size = x_shape[a.axis % rank]
-        return "gather", ((a.axis % rank,), tuple(int(i) % size for i in indices))
-    if node.op_type == "Pad":
-        pads = s.full_pads(a, rank)
-        if a.mode != "constant" or a.value:
-            raise UnsupportedOpError(
-                f"Pad with mode {a.mode!r} and value {a.value} has no fixed-point rule", where=f"node {node.name}",
-                fix="pad with the constant 0",
-            )  # fmt: skip
-        return "pad", (tuple(b for b, _ in pads), tuple(e for _, e in pads))
-    return "reshape", (y_shape,)
 
 
 def _move(kind: str, args: Args, operands: list[np.ndarray]) -> np.ndarray:
@@ -67,9 +32,15 @@ def _move(kind: str, args: Args, operands: list[np.ndarray]) -> np.ndarray:
     return moves[kind]()
 
 
-def move_program(node: Node, view: ProgramView) -> Built:
-    """The `move` of a node. Shifts come after it, per output channel, or before it where channels mix."""
-    kind, args = _geometry(node, view)
+def move_program(node: Node, view: ProgramView, kind: Kind, args: Args) -> Built:
+    """The `move` of a node. Shifts come after it, per output channel, or before it where channels mix.
+
+    Args:
+      node: what moves data.
+      view: the planned graph.
+      kind: of the primitive `Move`.
+      args: its arguments.
+    """
     y = node.outputs[0]
     inputs = tuple(t for t in node.inputs if t in view.formats)
     fy, formats = view.formats[y], [view.formats[t] for t in inputs]

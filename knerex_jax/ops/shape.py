@@ -1,6 +1,6 @@
 """Data movement: Reshape and its relatives, Transpose, Concat, Pad, Slice, Split, Expand, Gather by constants."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from knerex_jax.errors import UnsupportedOpError
 from knerex_jax.graph.ir import Node
-from knerex_jax.ops.build import PlanView, moved
+from knerex_jax.ops.build import PlanView, ProgramView, moved
 from knerex_jax.ops.constraint import Constraint
-from knerex_jax.ops.move import move_program
+from knerex_jax.ops.move import Args, Kind, move_program
 from knerex_jax.ops.opdef import OpDef
 
 
@@ -173,10 +174,72 @@ def _move_rule(to_float: Any, one_to_one: bool) -> Any:
     return constrain
 
 
-def _op(op_type: str, to_float: Any, attrs: type, *, one_to_one: bool = False, **rules: Any) -> OpDef:
+Geometry = Callable[[Node, ProgramView], tuple[Kind, Args]]
+"""What a node is as a `Move`: its kind and arguments."""
+
+
+def _as_reshape(node: Node, view: ProgramView) -> tuple[Kind, Args]:
+    return "reshape", (view.shape(node.outputs[0]),)
+
+
+def _as_transpose(node: Node, view: ProgramView) -> tuple[Kind, Args]:
+    return "transpose", (node.attrs.perm or tuple(reversed(range(len(view.shape(node.inputs[0]))))),)
+
+
+def _as_concat(node: Node, view: ProgramView) -> tuple[Kind, Args]:
+    return "concat", ((node.attrs.axis % len(view.shape(node.outputs[0])),),)
+
+
+def _as_expand(node: Node, view: ProgramView) -> tuple[Kind, Args]:
+    return "expand", (view.shape(node.outputs[0]),)
+
+
+def _as_slice(node: Node, view: ProgramView) -> tuple[Kind, Args]:
+    shape = view.shape(node.inputs[0])
+    bounds = [s.indices(n) for s, n in zip(slices(node.attrs, shape), shape, strict=True)]
+    starts, stops, steps = zip(*bounds, strict=True)
+    return "slice", (starts, stops, steps)
+
+
+def _as_pad(node: Node, view: ProgramView) -> tuple[Kind, Args]:
+    a: PadAttrs = node.attrs
+    if a.mode != "constant" or a.value:
+        what = f"Pad with mode {a.mode!r} and value {a.value} has no fixed-point rule"
+        raise UnsupportedOpError(what, where=f"node {node.name}", fix="pad with the constant 0")
+    pads = full_pads(a, len(view.shape(node.inputs[0])))
+    return "pad", (tuple(b for b, _ in pads), tuple(e for _, e in pads))
+
+
+def _as_gather(node: Node, view: ProgramView) -> tuple[Kind, Args]:
+    indices, shape = view.constant(node.inputs[1]), view.shape(node.inputs[0])
+    if indices is None or indices.ndim != 1:
+        fix = "make the indices a constant list, or reshape after the Gather"
+        what = "Gather in fixed point needs a constant vector of indices"
+        raise UnsupportedOpError(what, where=f"node {node.name}", fix=fix)
+    axis = node.attrs.axis % len(shape)
+    return "gather", ((axis,), tuple(int(i) % shape[axis] for i in indices))
+
+
+def _no_move(node: Node, view: ProgramView) -> tuple[Kind, Args]:
+    raise UnsupportedOpError(
+        f"{node.op_type} is rewritten before quantization and has no rule of its own",
+        where=f"node {node.name}",
+        fix="run the model through decompose_onnx first",
+    )
+
+
+def _op(
+    op_type: str,
+    to_float: Any,
+    attrs: type,
+    geometry: Geometry = _as_reshape,
+    *,
+    one_to_one: bool = False,
+    **rules: Any,
+) -> OpDef:
     return OpDef(
         op_type=op_type, attrs=attrs, to_float=to_float, constrain=_move_rule(to_float, one_to_one),
-        to_program=move_program, **rules,
+        to_program=lambda node, view: move_program(node, view, *geometry(node, view)), **rules,
     )  # fmt: skip
 
 
@@ -194,13 +257,13 @@ OPS = (
     _op("Flatten", _flatten, AxisAttrs, one_to_one=True),
     _op("Squeeze", _squeeze, AxesAttrs, one_to_one=True, static_inputs=((1, "axes"),)),
     _op("Unsqueeze", _unsqueeze, AxesAttrs, one_to_one=True, static_inputs=((1, "axes"),)),
-    _op("Transpose", _transpose, TransposeAttrs, one_to_one=True),
+    _op("Transpose", _transpose, TransposeAttrs, _as_transpose, one_to_one=True),
     _op("Identity", lambda a, x: x, _Nothing, one_to_one=True),
-    _op("Concat", _concat, AxisAttrs),
-    _op("Pad", _pad, PadAttrs, static_inputs=((1, "pads"), (2, "value"), (3, "axes"))),
-    _op("Slice", _slice, SliceAttrs, static_inputs=((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps"))),
-    _op("Split", _split, SplitAttrs, static_inputs=((1, "split"),), canonical=_split_canonical),
-    _op("Expand", _expand, ExpandAttrs, static_inputs=((1, "shape"),)),
-    _op("Gather", _gather, AxisAttrs),
+    _op("Concat", _concat, AxisAttrs, _as_concat),
+    _op("Pad", _pad, PadAttrs, _as_pad, static_inputs=((1, "pads"), (2, "value"), (3, "axes"))),
+    _op("Slice", _slice, SliceAttrs, _as_slice, static_inputs=((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps"))),
+    _op("Split", _split, SplitAttrs, _no_move, static_inputs=((1, "split"),), canonical=_split_canonical),
+    _op("Expand", _expand, ExpandAttrs, _as_expand, static_inputs=((1, "shape"),)),
+    _op("Gather", _gather, AxisAttrs, _as_gather),
     OpDef(op_type="Dropout", attrs=_Nothing, to_float=lambda a, x, *rest: x),
 )

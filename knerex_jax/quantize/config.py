@@ -11,6 +11,9 @@ from knerex_jax.quantize.bitwidth import BITS, WidthRequest, check_request
 from knerex_jax.quantize.plan import Note
 from knerex_jax.targets import TARGETS, Target
 
+PERCENTAGE_16B = 0.999999
+"""The published default of percentage_16b."""
+
 _WIDTH_NAMES = {
     "int4": "int4",
     "4": "int4",
@@ -57,7 +60,9 @@ class PTQConfig:
     dma_bandwidth: float | None = _option(None, "GB/s, for the performance estimate")
     mode: int = _option(2, "0 estimate only; 1 quantize; 2 also match one image bit for bit; 3 all images and layers")
     export_dynasty_dump: bool = _option(False, "write every tensor of the fixed-point run into a zip")
-    percentage_16b: float = _option(0.999999, "share of |values| kept for 16-bit ranges, at least data_analysis_pct")
+    percentage_16b: float | None = _option(
+        None, "share of |values| kept for 16-bit ranges; default 0.999999, or data_analysis_pct where that is more"
+    )
     input_shape: Mapping[str, tuple[int, ...]] | None = _option(None, "shapes of dynamic inputs, name -> shape")
     layout: str | None = _option(None, "layout of the calibration arrays where it is ambiguous: NCHW or NHWC")
     preprocess: Any = _option(None, "preset or Preprocess for a folder of images")
@@ -78,6 +83,8 @@ class PTQConfig:
         _in_range("optimize", self.optimize, 0, 4)
         _in_range("mode", self.mode, 0, 3)
         _in_range("data_analysis_pct", self.data_analysis_pct, 0, 1)
+        if self.percentage_16b is None:
+            object.__setattr__(self, "percentage_16b", max(PERCENTAGE_16B, self.data_analysis_pct))
         _in_range("percentage_16b", self.percentage_16b, 0, 1)
         _in_range("percentile", self.percentile, 0, 1)
         _in_range("outlier_factor", self.outlier_factor, 1, None)
@@ -88,7 +95,7 @@ class PTQConfig:
             if (value := getattr(self, name)) is not None:
                 _in_range(name, value, 0, None)
                 raise _later(name, value, "the performance estimate")
-        if self.percentage_16b < self.data_analysis_pct:
+        if self.wide_pct < self.data_analysis_pct:
             raise ConfigError(
                 "16-bit ranges may not be cut more than 8-bit ones",
                 where=f"percentage_16b={self.percentage_16b} < data_analysis_pct={self.data_analysis_pct}",
@@ -112,6 +119,12 @@ class PTQConfig:
         ):
             if (value := getattr(self, option)) not in plain:
                 raise _later(option, value, what)
+
+    @property
+    def wide_pct(self) -> float:
+        """percentage_16b as it applies."""
+        assert self.percentage_16b is not None, "settled on construction"
+        return self.percentage_16b
 
     @property
     def target(self) -> Target:

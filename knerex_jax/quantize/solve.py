@@ -156,7 +156,8 @@ def _products(structure: Structure, scale: np.ndarray, reference: np.ndarray) ->
             if (same != same[0]).any() or (earlier is not None and scale[c] != same[0]):
                 raise PlanError(
                     "its scale is the product of its operands' scales, but another tensor imposes one, too",
-                    where=f"tensors {y} and {earlier or y}", fix="insert a BatchNormalization by ones behind the multiplication",
+                    where=f"tensors {y} and {earlier or y}",
+                    fix="insert a BatchNormalization by ones behind the multiplication",
                 )  # fmt: skip
             imposed[int(c)] = y
             scale[c], reference[c] = same[0], -1

@@ -50,7 +50,7 @@ def test_platform_may_be_a_number():
         ({"export_dynasty_dump": True}, ["dump"]),
         ({"weight_bandwidth": 2.0}, ["performance estimate"]),
         ({"data_analysis_pct": 1.2}, ["between 0 and 1"]),
-        ({"data_analysis_pct": 0.9999999}, ["percentage_16b"]),
+        ({"data_analysis_pct": 0.9999999, "percentage_16b": 0.999999}, ["percentage_16b"]),
         ({"data_analysis_threads": 0}, ["at least 1"]),
         ({"outlier_factor": 0.5}, ["at least 1"]),
         ({"batch_size": "many"}, ["number"]),
@@ -61,6 +61,11 @@ def test_what_cannot_be_honoured_is_an_error_with_a_fix(options, words):
         make_config(**options)
     for word in [*words, "fix:"]:
         assert word in str(caught.value)
+
+
+def test_the_16_bit_cut_follows_a_wider_8_bit_cut():
+    assert PTQConfig().percentage_16b == 0.999999
+    assert PTQConfig(data_analysis_pct=1.0).percentage_16b == 1.0  # advised for detectors
 
 
 def test_default_mode_is_noted_and_unused_knobs_too():
