@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from knerex_jax.emulator.allocator import keep_freed_memory
 from knerex_jax.emulator.fixed import lower_fixed, prepare
 from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
@@ -34,7 +33,6 @@ def parse():
     p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--at-once", type=int, nargs="*", help="samples per step of the emulator (default: its own choice)")
-    p.add_argument("--keep-memory", action="store_true", help="both sides keep freed memory (Linux, glibc)")
     p.add_argument("--spin", action="store_true", help="let ONNX Runtime's threads spin (they then take time from JAX)")
     p.add_argument("--plain", action="store_true", help="without the emulator's compiler options")
     p.add_argument("--json", help="also write the figures here")
@@ -75,8 +73,6 @@ def cpu():
 
 def main():
     args = parse()
-    if args.keep_memory:
-        assert keep_freed_memory(), "not available here"
     program, constants, model = load(args)
     bounds = bound_program(program, constants)
     methods = choose(program, bounds, jax.default_backend())

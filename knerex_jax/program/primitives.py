@@ -143,7 +143,8 @@ class Move(Primitive, frozen=True, kw_only=True, tag="move"):
     (stop -1 then means "through index 0"); gather ((axis,), indices).
 
     Constants: n [C] after the move along `axis`; where the radix must change before the move (the channels mix),
-    n_in [K, C_k] along `in_axes[k]` of operand k instead. Exactly one of the two is present.
+    n_in [K, C_k] along `in_axes[k]` of operand k instead (rows as long as the widest operand; a narrower one uses the
+    first C_k). Exactly one of the two is present.
     """
 
     rule: ClassVar[str] = "move"
