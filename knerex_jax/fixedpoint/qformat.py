@@ -46,12 +46,6 @@ class QFormat:
         """Scale * 2**radix in float64 (exact), same length: codes per real unit."""
         return np.ldexp(np.asarray(self.scale, np.float64), self.radix)
 
-    def channels(self, count: int) -> "QFormat":
-        """The same format with one entry per channel (`count` of them)."""
-        return QFormat(
-            np.broadcast_to(self.radix, (count,)), np.broadcast_to(self.scale, (count,)), self.bits, self.axis
-        )
-
 
 def _floor_log2(x: np.ndarray) -> np.ndarray:
     """floor(log2(x)), exact, with quotients a hair below a power of two counted as that power."""
@@ -96,14 +90,6 @@ def imposed_radix(absmax: np.ndarray, scale: np.ndarray, qmax: int, bits: int) -
     radix = np.where(zero, bits - 1, _floor_log2(quotient))
     limited = np.clip(radix, MIN_RADIX, MAX_RADIX)
     return limited.astype(np.int32), (limited != radix) & ~zero
-
-
-def radix_only(absmax: np.ndarray, bits: int) -> np.ndarray:
-    """The published rule for plain power-of-two inputs: bits - 1 - ceil(log2(absmax)), scale 1; int32 [C]."""
-    absmax = np.asarray(absmax, np.float64)
-    mantissa, exponent = np.frexp(np.where(absmax == 0, 1.0, absmax))
-    ceil = np.where(mantissa == 0.5, exponent - 1, exponent)
-    return np.clip(bits - 1 - ceil, MIN_RADIX, MAX_RADIX).astype(np.int32)
 
 
 def multiplier(ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -68,8 +68,8 @@ def plan_model(
     def solved(model: Model, ranges: Ranges) -> tuple[Structure, QuantPlan, Mapping[str, np.ndarray]]:
         structure = analyse(model, target, registry)
         widths = assign_widths(model, structure, request, target, registry)
-        plan = solve(model, structure, ranges, widths, target, policy)
-        return structure, plan, channel_absmax(model, structure, ranges, widths, policy)
+        absmax = channel_absmax(model, structure, ranges, widths, policy)
+        return structure, solve(model, structure, absmax, widths, target), absmax
 
     if slots is None:
         structure, plan, absmax = solved(model, ranges)

@@ -62,12 +62,15 @@ def channel_absmax(
 
 
 def solve(
-    model: Model, structure: Structure, ranges: Ranges, widths: Widths, target: Target, policy: RangePolicy
+    model: Model, structure: Structure, absmax: Mapping[str, np.ndarray], widths: Widths, target: Target
 ) -> QuantPlan:
-    """Chooses scale and radix of every tensor; the plan carries a note where a radix had to be clamped."""
-    absmax = channel_absmax(model, structure, ranges, widths, policy)
+    """Chooses scale and radix of every tensor for the ranges that `channel_absmax` gives.
+
+    The plan carries a note where a radix had to be clamped.
+    """
     class_scale, reference = _class_scales(model, structure, widths, absmax, target)
     formats, notes = {}, list(widths.notes)
+    number = {t: i for i, t in enumerate(structure.tensors)}
     for t, a in absmax.items():
         bits = widths.data[t]
         classes = structure.classes[t]
@@ -76,7 +79,7 @@ def solve(
         radix, clamped = imposed_radix(a, scale, qmax, bits)
         # The member a class takes its scale from keeps its own radix: rounding the scale must not cost it a bit.
         own_radix, _, own_clamped = own_format(a, qmax, bits)
-        is_reference = reference[classes] == structure.tensors.index(t)
+        is_reference = reference[classes] == number[t]
         radix = np.where(is_reference & (own_radix == radix + 1), own_radix, radix)
         if (clamped | (own_clamped & is_reference)).any():
             notes.append(
