@@ -15,6 +15,9 @@ T = TypeVar("T")
 Sample = dict[str, np.ndarray]
 """One input of the model by tensor name, without the batch axis."""
 
+Label = int | str | np.ndarray
+"""What is true of one sample: a class, a text, or an array (of the same shape for all samples of a set)."""
+
 Tensors = Mapping[str, np.ndarray]
 """Arrays by tensor name, with N samples in place of the batch axis."""
 
@@ -24,8 +27,9 @@ class EvaluationSet:
     """Data that calibration never sees.
 
     Attributes:
-      inputs: float32 [N, ...] by input name, in the layout of the ONNX input, N samples in place of its batch axis.
-      labels: int64 [N], or None where the truth is not known.
+      inputs: [N, ...] by input name, in the type and layout of the ONNX input, N samples in place of its batch axis.
+      labels: one entry per sample, int64 [N] of classes, text [N] or arrays [N, ...] as the note says; None where the
+        truth is not known.
       note: what the samples are and what the labels mean.
     """
 
@@ -51,6 +55,8 @@ class ZooModel:
       labelled_samples: yields the evaluation samples, each with its label or None.
       note: what the evaluation samples are.
       score: (outputs, outputs of the float model, labels) -> measures.
+      input_shapes: full shapes by input name, batch 1, where the file leaves dimensions open that must be stated when
+        it is loaded; None where it leaves none but the batch.
     """
 
     name: str
@@ -60,16 +66,17 @@ class ZooModel:
     locate: Callable[[], Path]
     calibration_samples: Callable[[], Iterator[Sample]]
     calibration_count: int
-    labelled_samples: Callable[[], Iterator[tuple[Sample, int | None]]]
+    labelled_samples: Callable[[], Iterator[tuple[Sample, Label | None]]]
     note: str
     score: Callable[[Tensors, Tensors, np.ndarray | None], dict[str, float]]
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None
 
     def path(self) -> Path:
         """Path of the float ONNX file."""
         return self.locate()
 
     def calibration(self, count: int | None = None) -> dict[str, np.ndarray]:
-        """Calibration arrays, float32 [count, ...] by input name.
+        """Calibration arrays, [count, ...] by input name.
 
         Raises:
           ConfigError: there are not that many samples.
@@ -87,7 +94,7 @@ class ZooModel:
         labels = [label for _, label in pairs if label is not None]
         assert len(labels) in (0, len(pairs)), "either every sample has a label or none has"
         inputs = stack_samples(sample for sample, _ in pairs)
-        return EvaluationSet(inputs, np.array(labels, np.int64) if labels else None, self.note)
+        return EvaluationSet(inputs, np.array(labels) if labels else None, self.note)
 
     def metrics(self, outputs: Tensors, float_outputs: Tensors, labels: np.ndarray | None) -> dict[str, float]:
         """Scores outputs of a quantized model on the evaluation set (or the float model's own against themselves).

@@ -41,3 +41,25 @@ def balanced_accuracy(decisions: np.ndarray, labels: np.ndarray) -> float:
     if not positive.size or not negative.size:
         return float("nan")
     return float((np.mean(positive) + np.mean(~negative)) / 2)
+
+
+def edit_distance(read: str, true: str) -> int:
+    """Fewest insertions, deletions and substitutions of single characters between two texts (Levenshtein)."""
+    row = list(range(len(true) + 1))
+    for i, character in enumerate(read, 1):
+        previous, row[0] = row[0], i
+        for j, other in enumerate(true, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (character != other))
+    return row[-1]
+
+
+def overlap(mask: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two bool arrays of one shape; 1 where both are empty."""
+    union = np.count_nonzero(mask | other)
+    return float(np.count_nonzero(mask & other) / union) if union else 1.0
+
+
+def f1_score(found: np.ndarray, true: np.ndarray) -> float:
+    """Harmonic mean of precision and recall of a bool array against the true one; 1 where both are empty."""
+    total = np.count_nonzero(found) + np.count_nonzero(true)
+    return float(2 * np.count_nonzero(found & true) / total) if total else 1.0

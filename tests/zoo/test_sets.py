@@ -2,47 +2,21 @@
 
 import math
 from collections import Counter
-from functools import cache
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from knerex_jax.errors import ConfigError
-from knerex_jax.zoo import ZOO, EvaluationSet, ZooModel, zoo_model
+from knerex_jax.zoo import ZOO, ZooModel, zoo_model
 from knerex_jax.zoo.age import predicted_age
 from knerex_jax.zoo.blazeface import best_anchor
 from knerex_jax.zoo.images import letterbox, load_photo
 from knerex_jax.zoo.scores import agreement, area_under_roc, balanced_accuracy, top_k
 
 EVERY = pytest.mark.parametrize("name", sorted(ZOO))
-
-
-def run_float(model: ZooModel, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Runs the ONNX file with ONNX Runtime, in batches of 50, or one by one where the file fixes the batch."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 2
-    session = onnxruntime.InferenceSession(model.path(), options)
-    names = [output.name for output in session.get_outputs()]
-    size = session.get_inputs()[0].shape[0]
-    size = size if isinstance(size, int) else 50
-    total = len(next(iter(inputs.values())))
-    parts = [
-        session.run(names, {name: array[first : first + size] for name, array in inputs.items()})
-        for first in range(0, total, size)
-    ]
-    return {name: np.concatenate([np.asarray(part[k]) for part in parts]) for k, name in enumerate(names)}
-
-
-@cache
-def evaluated(name: str) -> tuple[EvaluationSet, dict[str, np.ndarray]]:
-    """Evaluation set and float outputs of a model, once for all tests of this file."""
-    data = ZOO[name].evaluation()
-    return data, run_float(ZOO[name], data.inputs)
 
 
 @pytest.mark.models
@@ -53,14 +27,22 @@ def test_data_fit_the_inputs_of_the_file(name):
     for data in (model.calibration(3), model.evaluation(2).inputs):
         assert list(data) == [value.name for value in inputs]
         for value in inputs:
-            _, *shape = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
-            assert data[value.name].shape[1:] == tuple(shape) and data[value.name].dtype == np.float32
+            kind, shape = (
+                value.type.tensor_type.elem_type,
+                [axis.dim_value for axis in value.type.tensor_type.shape.dim],
+            )
+            if model.input_shapes is not None:
+                batch, *stated = model.input_shapes[value.name]
+                assert batch == 1 and all(size in (0, axis) for axis, size in zip(stated, shape[1:], strict=True))
+                shape = [batch, *stated]
+            assert data[value.name].shape[1:] == tuple(shape[1:])
+            assert data[value.name].dtype == onnx.helper.tensor_dtype_to_np_dtype(kind)
             assert data[value.name].flags.c_contiguous and np.isfinite(data[value.name]).all()
 
 
 @pytest.mark.models
 @EVERY
-def test_data_are_the_same_every_time_and_smaller_counts_are_prefixes(name):
+def test_data_are_the_same_every_time_and_smaller_counts_are_prefixes(name, evaluated):
     model = ZOO[name]
     few, more = model.calibration(5), model.calibration(9)
     for key in few:
@@ -76,15 +58,16 @@ def test_data_are_the_same_every_time_and_smaller_counts_are_prefixes(name):
 
 @pytest.mark.models
 @EVERY
-def test_calibration_and_evaluation_are_disjoint(name):
-    (calibration,) = ZOO[name].calibration().values()
-    (evaluation,) = evaluated(name)[0].inputs.values()
-    seen = {sample.tobytes() for sample in calibration}
-    assert len(calibration) >= 128 and seen.isdisjoint(sample.tobytes() for sample in evaluation)
+def test_calibration_and_evaluation_are_disjoint(name, evaluated):
+    calibration, evaluation = (
+        [b"".join(sample) for sample in zip(*(map(np.ndarray.tobytes, a) for a in arrays.values()), strict=True)]
+        for arrays in (ZOO[name].calibration(), evaluated(name)[0].inputs)
+    )
+    assert len(calibration) >= 128 and set(calibration).isdisjoint(evaluation)
 
 
 @pytest.mark.models
-def test_a1_recognizes_the_photos_as_known():
+def test_a1_recognizes_the_photos_as_known(evaluated):
     data, outputs = evaluated("A1")
     assert data.labels is not None and data.inputs["input"].shape == (200, 3, 224, 224)
     centre = outputs["logits"][:20]
@@ -96,7 +79,7 @@ def test_a1_recognizes_the_photos_as_known():
 
 
 @pytest.mark.models
-def test_a2_estimates_plausible_ages():
+def test_a2_estimates_plausible_ages(evaluated):
     data, outputs = evaluated("A2")
     ages = predicted_age(outputs["probabilities"])
     assert data.labels is None and len(ages) == 101
@@ -107,7 +90,7 @@ def test_a2_estimates_plausible_ages():
 
 @pytest.mark.models
 @pytest.mark.parametrize("name", ["A3_front", "A3_back"])
-def test_a3_tells_faces_from_other_patches(name):
+def test_a3_tells_faces_from_other_patches(name, evaluated):
     data, outputs = evaluated(name)
     measures = ZOO[name].metrics(outputs, outputs, data.labels)
     assert measures["auc"] >= 0.9975 and measures["balanced_accuracy"] >= 0.935
@@ -116,7 +99,7 @@ def test_a3_tells_faces_from_other_patches(name):
 
 @pytest.mark.models
 @pytest.mark.parametrize(("name", "size"), [("A3_front", 128), ("A3_back", 256)])
-def test_a3_finds_the_face_of_the_astronaut(name, size):
+def test_a3_finds_the_face_of_the_astronaut(name, size, run_float):
     image = letterbox(load_photo("astronaut.png"), size)
     outputs = run_float(ZOO[name], {"input:0": image[None].astype(np.float32) / np.float32(127.5) - np.float32(1)})
     (index,), (logit,), (box,) = best_anchor(outputs)
@@ -128,7 +111,7 @@ def test_a3_finds_the_face_of_the_astronaut(name, size):
 
 
 @pytest.mark.models
-def test_a9_reads_digits_as_known():
+def test_a9_reads_digits_as_known(evaluated, run_float):
     data, outputs = evaluated("A9")
     assert data.labels is not None
     calibration = ZOO["A9"].calibration()
