@@ -1,6 +1,6 @@
 """Runs a planned model on codes, node by node, sample by sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from .activations import ALONE, prepare_act
+from .constants import prepare_constant, prepare_lookup
 from .elementwise import has_constant_operand, prepare_align, prepare_matmul, prepare_mul
 from .errors import OracleError
 from .formats import Format
@@ -18,6 +19,7 @@ from .mac import prepare_mac
 from .movement import READERS as MOVES
 from .movement import prepare_move
 from .pooling import prepare_pool, prepare_reduction
+from .reference import prepare_island, prepare_plain
 from .tables import TABLES, prepare_table
 
 Prepare = Callable[[Graph, onnx.NodeProto], Step]
@@ -27,7 +29,8 @@ BY_OPERATOR: dict[str, Prepare] = {
     **dict.fromkeys(("Sum", "Max", "Min"), prepare_align),
     **dict.fromkeys(ALONE, prepare_act),
     **dict.fromkeys(("AveragePool", "MaxPool"), prepare_pool),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax"), prepare_reduction),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), prepare_reduction),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"), prepare_reduction),
     **dict.fromkeys(MOVES, prepare_move),
     **dict.fromkeys(TABLES, prepare_table),
 }
@@ -35,13 +38,14 @@ BY_OPERATOR: dict[str, Prepare] = {
 
 @dataclass(frozen=True)
 class OracleResult:
-    """`codes`: tensor name -> int64 [N, *shape without a leading 1]. `constants`: node name -> what was derived.
+    """`codes`: quantized tensor -> int64 [N, *shape without a leading 1]; `plain`: likewise for the computed others.
 
-    Weights keep the layout of the ONNX constant; vectors have one entry per output channel (one in all where
-    constant and formats are the same everywhere).
+    `constants`: node name -> what was derived. Weights keep the layout of the ONNX constant; vectors have one entry per
+    output channel (one in all where constant and formats are the same everywhere).
     """
 
     codes: dict[str, np.ndarray]
+    plain: dict[str, np.ndarray]
     constants: dict[str, dict[str, np.ndarray]]
 
 
@@ -49,29 +53,27 @@ def run_oracle(model: onnx.ModelProto, plan: dict[str, Any], inputs: dict[str, n
     """Codes of every planned tensor, and every integer constant, for N samples of each model input."""
     graph = Graph(model, plan)
     steps = prepare(graph)
-    wanted = set(plan["tensors"])
     if set(inputs) != set(graph.inputs):
         raise OracleError(f"inputs {sorted(inputs)} were given, the model has {sorted(graph.inputs)}")
     samples = {len(values) for values in inputs.values()}
     if len(samples) != 1:
         raise OracleError(f"the inputs have different numbers of samples: {sorted(samples)}")
 
-    results: dict[str, list[np.ndarray]] = {name: [] for name in plan["tensors"]}
+    runs = []
     for sample in range(samples.pop()):
-        codes = _run_sample(graph, steps, {name: values[sample] for name, values in inputs.items()})
-        missing = wanted - set(codes)
+        runs.append(_run_sample(graph, steps, {name: values[sample] for name, values in inputs.items()}))
+        missing = set(plan["tensors"]) - set(runs[-1])
         if missing:
             raise OracleError(f"no node computes these tensors of the plan: {sorted(missing)}")
-        for name in results:
-            results[name].append(_without_batch_axis(codes[name]))
+    plain = [name for name in runs[0] if graph.is_plain(name) and not graph.is_constant(name)]
     constants = {step.label: {key: np.asarray(value) for key, value in step.constants.items()} for step in steps}
-    return OracleResult({name: np.stack(values) for name, values in results.items()}, constants)
+    return OracleResult(_stacked(runs, plan["tensors"]), _stacked(runs, plain), constants)
 
 
 def prepare(graph: Graph) -> list[Step]:
     """One step per node, in the model's (topological) order; a fused activation belongs to its weighted node."""
     absorbed = set(graph.fused.values())
-    for name in (*graph.fused, *absorbed):
+    for name in (*graph.fused, *absorbed, *graph.islands):
         graph.node(name)
     return [_prepare_node(graph, node) for node in graph.nodes if label_of(node) not in absorbed]
 
@@ -86,6 +88,14 @@ def _prepare_node(graph: Graph, node: onnx.NodeProto) -> Step:
 
 
 def _rule_for(graph: Graph, node: onnx.NodeProto) -> Prepare:
+    if label_of(node) in graph.islands:
+        return prepare_island
+    if all(graph.is_plain(name) for name in node.output if name):
+        return prepare_plain
+    if node.op_type == "Identity" and graph.is_constant(node.input[0]):
+        return prepare_constant
+    if node.op_type == "Gather" and graph.is_constant(node.input[0]):
+        return prepare_lookup
     if node.op_type in ("Mul", "Add", "Sub", "MatMul") and has_constant_operand(graph, node):
         return prepare_mac
     if node.op_type in ("Add", "Sub"):
@@ -102,20 +112,25 @@ def _rule_for(graph: Graph, node: onnx.NodeProto) -> Prepare:
 
 
 def _run_sample(graph: Graph, steps: list[Step], sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    codes = {}
-    for name, values in sample.items():
-        fmt = graph.format(name)
-        if values.size != int(np.prod(fmt.shape)):
-            raise OracleError(f"{name}: a sample of shape {values.shape} does not fill the model's {fmt.shape}")
-        codes[name] = quantize_input(values.reshape(fmt.shape), fmt)
+    """Values of all tensors: codes of the quantized ones, the elements of the others, plain constants included."""
+    held = {name: value for name, value in graph.constants.items() if graph.is_plain(name)}
+    held.update({name: _read_input(graph, name, values) for name, values in sample.items()})
     for step in steps:
-        values = step.run(*(codes[name] for name in step.inputs))
+        values = step.run(*(held[name] for name in step.inputs))
         values = values if isinstance(values, tuple) else (values,)
         for name, value in zip(step.outputs, values, strict=True):
             if value.shape != graph.shape(name):
                 raise OracleError(f"{step.label}: {name} has shape {value.shape}, not {graph.shape(name)}")
-            codes[name] = value
-    return codes
+            held[name] = value
+    return held
+
+
+def _read_input(graph: Graph, name: str, values: np.ndarray) -> np.ndarray:
+    shape = graph.shape(name)
+    if values.size != int(np.prod(shape)):
+        raise OracleError(f"{name}: a sample of shape {values.shape} does not fill the model's {shape}")
+    values = values.reshape(shape)
+    return values if graph.is_plain(name) else quantize_input(values, graph.format(name))
 
 
 def quantize_input(values: np.ndarray, fmt: Format) -> np.ndarray:
@@ -129,5 +144,9 @@ def quantize_input(values: np.ndarray, fmt: Format) -> np.ndarray:
     return quantize(product, fmt.low, fmt.high, fmt.name)
 
 
-def _without_batch_axis(codes: np.ndarray) -> np.ndarray:
-    return codes[0] if codes.ndim and codes.shape[0] == 1 else codes
+def _stacked(runs: list[dict[str, np.ndarray]], names: Iterable[str]) -> dict[str, np.ndarray]:
+    return {name: np.stack([_without_batch_axis(held[name]) for held in runs]) for name in names}
+
+
+def _without_batch_axis(values: np.ndarray) -> np.ndarray:
+    return values[0] if values.ndim and values.shape[0] == 1 else values

@@ -60,6 +60,10 @@ class Format:
     def scale_map(self) -> np.ndarray:
         return self._spread(self.scale)
 
+    def factor_map(self) -> np.ndarray:
+        """scale * 2**radix in float64, with the rank of the tensor."""
+        return np.ldexp(self.scale_map(), self.radix_map().astype(np.int32))
+
     def full_radix(self) -> np.ndarray:
         """The radix of every element of the tensor."""
         return np.broadcast_to(self.radix_map(), self.shape)

@@ -6,15 +6,20 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from .errors import OracleError
 from .formats import Format, read_format
 
+FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
 
 @dataclass(frozen=True)
 class Step:
-    """One node, prepared: `run` maps the codes of `inputs` to the codes of `outputs`, for one sample."""
+    """One node, prepared: `run` maps the values of `inputs` to the values of `outputs`, for one sample.
+
+    The value of a quantized tensor is its codes, that of a plain tensor its elements.
+    """
 
     label: str
     inputs: tuple[str, ...]
@@ -36,16 +41,24 @@ class Graph:
                 self.constants[node.output[0]] = _constant(node)
         self.inputs = [value.name for value in model.graph.input if value.name not in self.constants]
         self.shapes = {name: value.shape for name, value in self.constants.items()}
+        self._integers = {name for name, value in self.constants.items() if value.dtype.kind in "biuSUO"}
         for value in [*model.graph.input, *model.graph.value_info, *model.graph.output]:
             self.shapes[value.name] = _static_shape(value)
+            if value.type.tensor_type.elem_type not in FLOAT_TYPES:
+                self._integers.add(value.name)
+        self.opsets = list(model.opset_import)
         self.platform = str(plan["platform"])
         self.post_multiplier = bool(plan["post_multiplier"])
         self.weight_bits = plan["weight_bits"]
         self.fused = plan["fused"]
+        self.islands = frozenset(plan.get("islands", ()))
         self._entries = plan["tensors"]
         self._by_label = {label_of(node): node for node in self.nodes}
         if len(self._by_label) != len(self.nodes):
             raise OracleError("two nodes have the same name")
+        fused = {name for node in self.nodes if label_of(node) in self.fused for name in node.output}
+        made = {name for node in self.nodes for name in node.output}
+        self._derived = made - fused - set(self._entries)
 
     def node(self, label: str) -> onnx.NodeProto:
         if label not in self._by_label:
@@ -64,6 +77,13 @@ class Graph:
 
     def is_constant(self, name: str) -> bool:
         return name in self.constants
+
+    def is_plain(self, name: str) -> bool:
+        """Whether a tensor is never quantized: integers, booleans, and floats that follow from these alone.
+
+        Computed floats without a format are taken for such; `prepare_plain` checks where they come from.
+        """
+        return name in self._integers or name in self._derived
 
     def constant(self, node: onnx.NodeProto, position: int) -> np.ndarray | None:
         """The constant at that input of a node, or None where the input is absent."""

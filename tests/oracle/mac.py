@@ -185,8 +185,10 @@ def _read_gemm(graph: Graph, node: onnx.NodeProto, y: Format) -> Linear:
 
 
 def _read_matmul(graph: Graph, node: onnx.NodeProto, y: Format) -> Linear:
-    matrix = graph.required_constant(node, 1)
-    expect(matrix.ndim == 2, node, "a constant right operand must be a matrix")
+    constant = graph.required_constant(node, 1)
+    expect(2 <= constant.ndim <= len(y.shape), node, "a constant right operand must be a matrix")
+    expect(constant.shape[:-2] == (1,) * (constant.ndim - 2), node, "a stack of matrices is an operand, not a weight")
+    matrix = constant.reshape(constant.shape[-2:])
     return _matrix(graph, node, matrix, np.zeros(matrix.shape[1]), transposed=False)
 
 

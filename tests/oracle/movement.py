@@ -13,6 +13,7 @@ import onnx
 from .graph import Graph, Step, attributes, expect, label_of
 from .integers import check_shift, saturate, shr
 from .interpolation import nearest_indices
+from .reference import reference_of
 
 Rearrange = Callable[..., list[np.ndarray]]
 # A radix that no tensor has, at elements that come from nowhere (padding).
@@ -142,6 +143,15 @@ def _resize_nearest(graph: Graph, node: onnx.NodeProto) -> Rearrange:
     return _one(lambda x: x[np.ix_(*indices)])
 
 
+def _by_reference(graph: Graph, node: onnx.NodeProto) -> Rearrange:
+    """Movements that the reference applies to the numbers 1, 2, ... of the elements; 0 is what it inserts."""
+    shape = graph.shape(node.input[0])
+    others = [graph.constant(node, position) for position in range(1, len(node.input))]
+    numbers = np.arange(1, 1 + int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    (moved,) = reference_of(graph, node)(numbers, *others)
+    return lambda x, fill: [np.concatenate([[fill], x.reshape(-1)])[moved]]
+
+
 READERS: dict[str, Callable[[Graph, onnx.NodeProto], Rearrange]] = {
     "Reshape": _reshaped,
     "Flatten": _reshaped,
@@ -159,4 +169,6 @@ READERS: dict[str, Callable[[Graph, onnx.NodeProto], Rearrange]] = {
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,
     "Resize": _resize_nearest,
+    **dict.fromkeys(("Tile", "GatherElements", "GatherND", "ReverseSequence", "Compress", "Trilu"), _by_reference),
+    "CenterCropPad": _by_reference,
 }

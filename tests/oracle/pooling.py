@@ -21,7 +21,7 @@ def prepare_pool(graph: Graph, node: onnx.NodeProto) -> Step:
     window = read_window(node, tuple(attributes(node)["kernel_shape"]), x.shape[2:])
     out = y.shape[2:]
     if node.op_type == "MaxPool":
-        return _maximum(node, lambda codes: _window_maximum(codes, window, out), x.radix_map(), y, y.radix_map())
+        return _extreme(node, lambda codes: _window_maximum(codes, window, out), x.radix_map(), y, y.radix_map())
 
     include_pad = bool(attributes(node).get("count_include_pad", 0))
     count = _window_count(x.shape[2:], window, include_pad, out)
@@ -54,7 +54,7 @@ def _window_maximum(x: np.ndarray, window: Window, out: tuple[int, ...]) -> np.n
 
 
 def prepare_reduction(graph: Graph, node: onnx.NodeProto) -> Step:
-    """GlobalAveragePool, GlobalMaxPool, ReduceMean, ReduceSum, ReduceMax."""
+    """GlobalAveragePool, GlobalMaxPool, ReduceMean, ReduceSum, ReduceMax, ReduceMin."""
     x, y = graph.format(node.input[0]), graph.format(node.output[0])
     axes = _reduced_axes(graph, node, len(x.shape))
     radix_x = x.radix_map()
@@ -63,7 +63,9 @@ def prepare_reduction(graph: Graph, node: onnx.NodeProto) -> Step:
     radix_y = y.full_radix().reshape(kept)  # keepdims=0 only drops axes of size 1
 
     if node.op_type in ("GlobalMaxPool", "ReduceMax"):
-        return _maximum(node, lambda codes: np.max(codes, axis=axes, keepdims=True), radix_x, y, radix_y)
+        return _extreme(node, lambda codes: np.max(codes, axis=axes, keepdims=True), radix_x, y, radix_y)
+    if node.op_type == "ReduceMin":
+        return _extreme(node, lambda codes: np.min(codes, axis=axes, keepdims=True), radix_x, y, radix_y)
 
     def total(codes: np.ndarray) -> np.ndarray:
         return np.sum(codes, axis=axes, keepdims=True)
@@ -102,15 +104,15 @@ def _average(
     return _step(node, lambda codes: saturate(shr(total(codes) * m, k), y.bits), y, {"m": m, "k": k})
 
 
-def _maximum(
+def _extreme(
     node: onnx.NodeProto,
-    maximum: Callable[[np.ndarray], np.ndarray],
+    extreme: Callable[[np.ndarray], np.ndarray],
     radix_x: np.ndarray,
     y: Format,
     radix_y: np.ndarray,
 ) -> Step:
     shift = check_shift(radix_x - radix_y, label_of(node))
-    return _step(node, lambda codes: saturate(shr(maximum(codes), shift), y.bits), y, {"shift": shift})
+    return _step(node, lambda codes: saturate(shr(extreme(codes), shift), y.bits), y, {"shift": shift})
 
 
 def _step(

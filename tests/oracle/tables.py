@@ -28,9 +28,13 @@ def _hard_swish(x: np.ndarray) -> np.ndarray:
     return x * np.clip(x + 3, 0, 6) / 6
 
 
+def _within(low: float, high: float, function: Function) -> Function:
+    """The function on low <= x <= high; outside, its value at the nearest point of that domain."""
+    return lambda x: function(np.clip(x, low, high))
+
+
 def _not_negative(function: Function) -> Function:
-    """The function on x >= 0; outside, its value at the nearest point of the domain, which is 0."""
-    return lambda x: function(np.maximum(x, 0.0))
+    return _within(0.0, np.inf, function)
 
 
 PLAIN: dict[str, Function] = {
@@ -47,6 +51,19 @@ PLAIN: dict[str, Function] = {
     "Softsign": lambda x: x / (1 + np.abs(x)),
     "Sin": np.sin,
     "Cos": np.cos,
+    "Tan": np.tan,
+    "Asin": _within(-1.0, 1.0, np.arcsin),
+    "Acos": _within(-1.0, 1.0, np.arccos),
+    "Atan": np.arctan,
+    "Sinh": np.sinh,
+    "Cosh": np.cosh,
+    "Asinh": np.arcsinh,
+    "Acosh": _within(1.0, np.inf, np.arccosh),
+    "Atanh": _within(-1.0, 1.0, np.arctanh),
+    "Sign": np.sign,
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Round": np.rint,
 }
 
 
@@ -77,12 +94,30 @@ def _gelu(node: onnx.NodeProto) -> Function:
     return lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2)))
 
 
+def _swish(node: onnx.NodeProto) -> Function:
+    alpha = float_attribute(node, "alpha", 1.0)
+    return lambda x: x * _sigmoid(alpha * x)
+
+
+def _thresholded_relu(node: onnx.NodeProto) -> Function:
+    alpha = float_attribute(node, "alpha", 1.0)
+    return lambda x: np.where(x > alpha, x, 0.0)
+
+
+def _shrink(node: onnx.NodeProto) -> Function:
+    bias, limit = float_attribute(node, "bias", 0.0), float_attribute(node, "lambd", 0.5)
+    return lambda x: np.where(x < -limit, x + bias, np.where(x > limit, x - bias, 0.0))
+
+
 WITH_ATTRIBUTES: dict[str, Callable[[onnx.NodeProto], Function]] = {
     "Elu": _elu,
     "Celu": _celu,
     "Selu": _selu,
     "HardSigmoid": _hard_sigmoid,
     "Gelu": _gelu,
+    "Swish": _swish,
+    "ThresholdedRelu": _thresholded_relu,
+    "Shrink": _shrink,
 }
 
 

@@ -9,6 +9,9 @@ from .errors import OracleError
 from .formats import Format, own_format
 from .integers import check_shift, floor_log2, mantissa, quantize, signed_range
 
+# Down to -3 a HardSwish is not 0: p has to reach that far, however small the outputs are.
+HARD_SWISH_REACH = 3.0
+
 
 @dataclass(frozen=True)
 class FloatMac:
@@ -102,7 +105,7 @@ def _bound(settings: MacSettings, s_y: float, r_y: int) -> float:
     """The output range part of A, in the units of the value that the mac computes."""
     output_range = math.ldexp(2 ** (settings.output.bits - 1), -r_y)
     if settings.fused_hard_swish:
-        return output_range / s_y
+        return max(output_range / s_y, HARD_SWISH_REACH)
     if settings.clip_bound is not None:
         return min(output_range, settings.clip_bound * s_y)
     return output_range
