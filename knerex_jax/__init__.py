@@ -6,6 +6,8 @@ from knerex_jax.api import decompose_onnx as decompose_onnx
 from knerex_jax.api import kneron_inference as kneron_inference
 from knerex_jax.api import make_plan as make_plan
 from knerex_jax.api import run_ptq as run_ptq
+from knerex_jax.check import CheckReport as CheckReport
+from knerex_jax.check import check_model as check_model
 from knerex_jax.emulator.fixed import lower_fixed as lower_fixed
 from knerex_jax.errors import ArtifactError as ArtifactError
 from knerex_jax.errors import ConfigError as ConfigError

@@ -25,6 +25,7 @@ from knerex_jax.graph.read import declared_shapes
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.constant import is_constant_operand
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.program.bounds import bound_program
@@ -93,11 +94,14 @@ def analyze(model: Model, data: Any, config: PTQConfig, *, progress: Callable[[i
     Raises:
       ModelError: the data does not fit the model, or holds NaN or infinity.
     """
-    observed = analyse(model, config.target, REGISTRY).observed
+    # What an activation reads is measured even where it may be fused later.
+    separate = [n.name for n in model.graph.nodes if n.op_type == "HardSwish"]
+    observed = analyse(model, config.target, REGISTRY, separate).observed
+    constants = [n.outputs[0] for n in model.graph.nodes if is_constant_operand(n, model)]
     fn, params = lower_float(model, taps=observed)
     return calibrate(
         fn, params, open_calibration(data, model, config), observed, model.graph.types,
-        pct=config.data_analysis_pct, pct_wide=config.wide_pct, exact=model.graph.outputs,
+        pct=config.data_analysis_pct, pct_wide=config.wide_pct, exact=(*model.graph.outputs, *constants),
         batch_size=config.batch_size, threads=config.data_analysis_threads, progress=progress,
     )  # fmt: skip
 

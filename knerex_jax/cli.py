@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from knerex_jax.errors import ConfigError, KnerexError
 from knerex_jax.quantize.config import PTQConfig, make_config
+from knerex_jax.targets import TARGETS
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -102,11 +103,29 @@ def ptq(quiet: bool, as_json: bool, **options: Any) -> None:
         print_result(console, result, scores)
 
 
+@knerex.command()
+@click.argument("model", type=click.Path())
+@click.option("--platform", type=click.Choice(list(TARGETS)), default="720", show_default=True, help="Chip.")
+@click.option("--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an input.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a table.")
+@click.pass_context
+def check(context: click.Context, model: str, platform: str, input_shape: tuple[str, ...], as_json: bool) -> None:
+    """Says for every node of MODEL where it runs, and why; exit code 1 if one is unsupported."""
+    from knerex_jax.check import check_model
+    from knerex_jax.present import print_check
+
+    report = check_model(model, platform, dict(_parse_shape(s) for s in input_shape))
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        print_check(Console(), report)
+    context.exit(0 if report.supported else 1)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line; a user's fault is one screen of text and exit code 1, never a traceback."""
     try:
-        knerex(args=arguments, standalone_mode=False)
-        code = 0
+        code = knerex(args=arguments, standalone_mode=False) or 0  # what a command gave context.exit, else nothing
     except click.exceptions.Exit as e:
         code = e.exit_code
     except click.ClickException as e:

@@ -1,12 +1,15 @@
 """What a finished run looks like in a terminal."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from knerex_jax.api import PTQResult
+from knerex_jax.check import CheckReport
 
 
 def _span(values: np.ndarray) -> str:
@@ -47,3 +50,20 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
         console.print(f"  can saturate: {where}")
     for key, path in result.paths.items():
         console.print(f"{key:>12}  {path}", highlight=False)
+
+
+def print_check(console: Console, report: CheckReport) -> None:
+    """One line per node of the user's model that is left to run, what was folded away in one, and the counts."""
+    console.print(f"[bold]{report.model}[/]  {len(report.nodes)} nodes  ->  platform {report.platform}")
+    table = Table("node", "operator", "where", "reason", "suggestion", box=None, pad_edge=False)
+    for node in report.nodes:
+        if node.where != "folded":
+            style = {"CPU": "yellow", "unsupported": "bold red", "unchecked": "dim"}.get(node.where, "")
+            cells = (node.name, node.op_type, node.where, node.reason, node.suggestion)
+            table.add_row(*(Text(c) for c in cells), style=style)
+    console.print(table)
+    folded = Counter(n.op_type for n in report.nodes if n.where == "folded")
+    if folded:
+        kinds = ", ".join(f"{count} {op}" for op, count in folded.most_common())
+        console.print(f"folded away: {kinds}", highlight=False)
+    console.print("in total: " + ", ".join(f"{count} {where}" for where, count in report.counts.items()))

@@ -96,9 +96,11 @@ class FloatModel:
         Raises:
           ModelError: an input is missing, has the wrong shape, or holds NaN or infinity.
         """
-        types = {t: self.model.graph.types[t] for t in self.model.graph.inputs}
+        types = self.model.graph.types
+        wanted = {t: types[t] for t in self.model.graph.inputs}
         fn, params = self._compiled
-        return run_batches(fn, params, stack_inputs(inputs, types), types, batch_size)
+        results = run_batches(fn, params, stack_inputs(inputs, wanted), wanted, batch_size)
+        return {t: v if types[t].real else v.astype(types[t].dtype) for t, v in results.items()}
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ class FixedModel:
 
         Args:
           inputs: name -> float array [N, ...] in place of the model's batch axis.
-          data_type: "fixed" for codes (int8, or int16 for 15-bit tensors), "float" for dequantized float32.
+          data_type: "fixed" for codes (int8, or int16 for 15-bit tensors), "float" for dequantized float32; integers
+            and booleans of the model come as they are either way.
           taps: tensors to return instead of the outputs.
           batch_size: samples per compiled step.
 
@@ -160,14 +163,21 @@ class FixedModel:
             raise ConfigError(f"unknown data_type {data_type!r}", where="run", fix="use 'float' or 'fixed'")
         wanted = self.program.outputs if taps is None else taps
         for t in wanted:
-            if t not in self.program.tensor:
+            if t not in self.program.shapes:
                 raise ConfigError(f"no tensor {t!r} in the program", where="taps", fix="see program.tensors for names")
-        types = {t: TensorType("float32", self.program.tensor[t].shape) for t in self.program.inputs}
+        exact = self.program.exact
+        types = {
+            t: TensorType(exact[t].dtype if t in exact else "float32", self.program.shapes[t])
+            for t in self.program.inputs
+        }
         codes = run_batches(self._step(tuple(wanted)), self._params, stack_inputs(inputs, types), types, batch_size)
+        codes = {t: c.astype(exact[t].dtype) if t in exact else c for t, c in codes.items()}
         return codes if data_type == "fixed" else {t: self.dequantize(t, c) for t, c in codes.items()}
 
     def dequantize(self, tensor: str, codes: np.ndarray) -> np.ndarray:
-        """Codes [N, ...] -> float32: one product by float32(1 / (scale * 2**radix))."""
+        """Codes [N, ...] -> float32: one product by float32(1 / (scale * 2**radix)); plain tensors as they are."""
+        if tensor in self.program.exact:
+            return codes
         inverse = np.asarray(self.bie.constants[f"tensor:{tensor}"]["inverse"], np.float32)
         info = self.program.tensor[tensor]
         if len(inverse) > 1 and info.axis is not None:

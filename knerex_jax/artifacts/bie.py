@@ -94,7 +94,7 @@ def decode_bie(data: bytes, where: str) -> Bie:
             )  # fmt: skip
         program = msgspec.json.decode(archive.read("program.json"), type=Program)
         plan = plan_from_json(msgspec.json.decode(archive.read("plan.json")))
-        constants: dict[str, dict[str, np.ndarray]] = {}
+        constants: dict[str, dict[str, np.ndarray]] = {i.name: {} for i in program.instructions}
         for i, (owner, key) in enumerate(msgspec.json.decode(archive.read("constants.json"))):
             with archive.open(f"constants/{i}.npy") as file:
                 constants.setdefault(owner, {})[key] = np.lib.format.read_array(file, allow_pickle=False)

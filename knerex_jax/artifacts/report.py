@@ -30,19 +30,25 @@ def node_rows(planned: Planned, ranges: Ranges) -> list[dict[str, Any]]:
     """Per instruction: nodes, types and measured range."""
     model, rows = planned.model, []
     for i in planned.program.instructions:
-        f = planned.plan.formats[i.output]
+        row = {
+            "name": i.name,
+            "op": "+".join(model.graph.node[n].op_type for n in i.nodes),
+            "primitive": i.rule,
+            "origin": list(dict.fromkeys(o for n in i.nodes for o in model.graph.node[n].origin)),
+            "tensor": i.output,
+        }
+        f = planned.plan.formats.get(i.output)
+        if f is None:
+            rows.append(row | {"exact": model.graph.types[i.output].dtype})
+            continue
         source = i.output
         while source in planned.structure.aliases:
             source, _ = planned.structure.aliases[source]
         # A rescale slot is not observed itself: it carries what it copies.
         cut = ranges[source].cut(f.bits) if source in ranges else None
         rows.append(
-            {
-                "name": i.name,
-                "op": "+".join(model.graph.node[n].op_type for n in i.nodes),
-                "primitive": i.rule,
-                "origin": list(dict.fromkeys(o for n in i.nodes for o in model.graph.node[n].origin)),
-                "tensor": i.output,
+            row
+            | {
                 "bits": f.bits,
                 "per_channel": len(f.radix) > 1,
                 "radix": [int(f.radix.min()), int(f.radix.max())],
@@ -92,6 +98,7 @@ def report_data(
         "flagged": [t for t, v in snr_db.items() if v < FLAG_BELOW_DB],
         "nodes": node_rows(planned, ranges),
         "rescales": list(planned.plan.rescales),
+        "islands": [{"node": n, "why": why} for n, why in planned.structure.islands.items()],
         "overflow": {
             "total": len(proofs),
             "proven": len(proofs) - len(bounds.unproven),

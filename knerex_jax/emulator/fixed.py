@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from knerex_jax.emulator.host import island_outputs
 from knerex_jax.emulator.methods import Method, Methods, Shift
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.products import (
@@ -43,6 +44,10 @@ from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.program.primitives import (
     Activate,
     Align,
+    Const,
+    Interp,
+    Island,
+    Lookup,
     Mac,
     MatMul,
     MaxPool,
@@ -81,8 +86,13 @@ def lower_fixed(
         codes = {
             t: quantize_input(inputs[t], params[f"tensor:{t}"]["factor"], program.tensor[t].bits)
             for t in program.inputs
+            if t in program.tensor
         }
+        codes |= {t: jnp.asarray(inputs[t]) for t in program.inputs if t in program.exact}
         for i in program.instructions:
+            if isinstance(i, Island):
+                codes.update(zip(i.outputs, island_outputs(i, program, params[i.name], codes), strict=True))
+                continue
             operands = [codes[t] for t in i.inputs]
             made = _RULES[i.rule](i, methods.step[i.name], params[i.name], *operands)
             codes[i.output] = stored(made) if readers[i.output] > 1 else made
@@ -122,6 +132,7 @@ def _mac(i: Mac, method: Method, c: _P, x: Array) -> Array:
         p = p + _bias(i, c["bias"], method.wide)
         p = saturate_psum(p, i.psum_bits) if method.saturates else p
         p = _leak(p, c, i.psum_bits, method) if i.act == "leaky" else p
+        p = p * clamp(p + c["three"], 0, c["six"]) if i.act == "hard_swish" else p
         return _limited(i, c, _scaled(p, i, method, c["out"]))
 
 
@@ -169,6 +180,7 @@ _SUMS: dict[str, Callable[..., list[tuple[int, Array]]]] = {
 def _activate(i: Activate, method: Method, c: _P, x: Array) -> Array:
     x = x.astype(jnp.int32)
     x = _leak(x, c, i.x_bits, method) if i.act == "leaky" else x
+    x = {"neg": jnp.negative, "abs": jnp.abs}.get(i.act, lambda x: x)(x)
     return _limited(i, c, _shr(x, c["n"], method.shift))
 
 
@@ -234,7 +246,7 @@ def _poolsum(i: PoolSum, method: Method, c: _P, x: Array) -> Array:
 
 def _maxpool(i: MaxPool, method: Method, c: _P, x: Array) -> Array:
     if i.window is None:
-        most = jnp.max(x, axis=i.axes, keepdims=True)
+        most = (jnp.min if i.least else jnp.max)(x, axis=i.axes, keepdims=True)
     else:
         most = None
         for tap in _windows(x, i.window, data_limits(i.x_bits)[0]):
@@ -269,6 +281,12 @@ def _slice(args: tuple[tuple[int, ...], ...], x: Array) -> Array:
     return x[tuple(slice(b, None if s < 0 and e < 0 else e, s) for b, e, s in zip(*args, strict=True))]
 
 
+def _gather(args: tuple[tuple[int, ...], ...], x: Array) -> Array:
+    for axis, places in zip(args[0], args[1:], strict=True):
+        x = jnp.take(x, np.asarray(places, np.int32), axis=axis, mode="clip")
+    return x
+
+
 _MOVES: dict[str, Callable[..., Array]] = {
     "reshape": lambda args, x: x.reshape(args[0]),
     "transpose": lambda args, x: jnp.transpose(x, args[0]),
@@ -276,8 +294,31 @@ _MOVES: dict[str, Callable[..., Array]] = {
     "concat": lambda args, *xs: jnp.concatenate(xs, axis=args[0][0]),
     "pad": lambda args, x: lax.pad(x, np.zeros((), x.dtype), [(b, e, 0) for b, e in zip(*args, strict=True)]),
     "slice": _slice,
-    "gather": lambda args, x: jnp.take(x, np.asarray(args[1], np.int32), axis=args[0][0], mode="clip"),
+    "gather": _gather,
 }
+
+
+def _interp(i: Interp, method: Method, c: _P, x: Array) -> Array:
+    with _integers(method.wide):
+        total = to_int64(x) if method.wide else x.astype(jnp.int32)
+        for k, axis in enumerate(i.axes):
+            index, weight = c[f"index{k}"], c[f"weight{k}"].astype(total.dtype)
+            spread = [-1 if a == axis else 1 for a in range(total.ndim)]
+            taps = [
+                jnp.take(total, index[:, tap], axis=axis, mode="clip") * weight[:, tap].reshape(spread)
+                for tap in range(index.shape[1])
+            ]
+            total = sum(taps[1:], start=taps[0])
+        return saturate(_shr(total, c["n"], method.shift), i.bits)
+
+
+def _const(i: Const, method: Method, c: _P) -> Array:
+    return c["codes"]
+
+
+def _lookup(i: Lookup, method: Method, c: _P, x: Array) -> Array:
+    rows = c["codes"].shape[i.at]
+    return jnp.take(c["codes"], jnp.where(x < 0, x + rows, x).astype(jnp.int32), axis=i.at, mode="clip")
 
 
 def _table(i: Table, method: Method, c: _P, x: Array) -> Array:
@@ -294,5 +335,8 @@ _RULES: dict[str, Callable[..., Array]] = {
     "poolsum": _poolsum,
     "maxpool": _maxpool,
     "move": _move,
+    "interp": _interp,
+    "const": _const,
+    "lookup": _lookup,
     "table": _table,
 }

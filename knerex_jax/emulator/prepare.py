@@ -6,9 +6,22 @@ from typing import Any
 import numpy as np
 
 from knerex_jax.emulator.geometry import arrange_weight
+from knerex_jax.emulator.host import device_dtype
 from knerex_jax.fixedpoint.arith import exact_shr, multiplier_constants, shift_constants, split48
 from knerex_jax.fixedpoint.qformat import data_limits
-from knerex_jax.program.primitives import Activate, Align, Mac, Move, PoolSum, Primitive, Table
+from knerex_jax.program.primitives import (
+    Activate,
+    Align,
+    Const,
+    Interp,
+    Island,
+    Lookup,
+    Mac,
+    Move,
+    PoolSum,
+    Primitive,
+    Table,
+)
 from knerex_jax.program.program import CodeTensor, Constants, Program
 
 Params = dict[str, dict[str, Any]]
@@ -29,11 +42,30 @@ def prepare(program: Program, constants: Constants) -> Params:
       constants: instruction name -> its integers; "tensor:<input>" -> factor.
     """
     types = program.tensor
-    params: Params = {i.name: _RULES[i.rule](i, constants[i.name], types) for i in program.instructions}
+    params: Params = {}
+    for i in program.instructions:
+        if isinstance(i, Island):
+            params[i.name] = _island(i, constants, types)
+        else:
+            params[i.name] = _RULES[i.rule](i, constants[i.name], types)
     for t in program.inputs:
-        factor = np.asarray(constants[f"tensor:{t}"]["factor"], np.float32)
-        params[f"tensor:{t}"] = {"factor": _along(factor, types[t].axis, types[t].shape)}
+        if t in types:
+            params[f"tensor:{t}"] = {"factor": _boundary(t, "factor", constants, types)}
     return params
+
+
+def _boundary(tensor: str, key: str, constants: Constants, types: _Types) -> np.ndarray:
+    """Factor or inverse of a tensor, float32, broadcastable against it."""
+    values = np.asarray(constants[f"tensor:{tensor}"][key], np.float32)
+    return _along(values, types[tensor].axis, types[tensor].shape)
+
+
+def _island(i: Island, constants: Constants, types: _Types) -> dict[str, Any]:
+    return {
+        "inverse": {t: _boundary(t, "inverse", constants, types) for t in i.inputs if t in types},
+        "factor": {t: _boundary(t, "factor", constants, types) for t in i.outputs if t in types},
+        "constant": {t: np.asarray(v).astype(device_dtype(v.dtype.name)) for t, v in constants[i.name].items()},
+    }
 
 
 def _along(values: np.ndarray, axis: int | None, shape: tuple[int, ...]) -> np.ndarray:
@@ -61,8 +93,8 @@ def _mac(i: Mac, c: _Integers, types: _Types) -> dict[str, Any]:
         "bias": split48(bias) if i.psum_bits > 32 else bias.astype(np.int32),
         "n1": shift_constants(n1),
     }
-    m = _along_output(i, types, c["m"]) if i.post_multiplier else np.ones_like(n2)
-    made["out"] = multiplier_constants(m, n2) if i.post_multiplier else shift_constants(n2)
+    m = _along_output(i, types, c["m"]) if "m" in c else np.ones_like(n2)
+    made["out"] = multiplier_constants(m, n2) if "m" in c else shift_constants(n2)
     return made | _act(i, c, types, m, n2)
 
 
@@ -75,6 +107,8 @@ def _act(i: Mac | Activate, c: _Integers, types: _Types, m: np.ndarray, n: np.nd
     if i.act == "leaky":
         slope, shift = (_along_output(i, types, c[k]) for k in ("slope", "slope_shift"))
         return {"slope": slope.astype(np.int32), "slope_shift": shift.astype(np.int32)}
+    if i.act == "hard_swish":
+        return {k: _along_output(i, types, c[k]).astype(np.int32) for k in ("three", "six")}
     return {}
 
 
@@ -117,6 +151,16 @@ def _move(i: Move, c: _Integers, types: _Types) -> dict[str, Any]:
     return {"n_in": rows}
 
 
+def _interp(i: Interp, c: _Integers, types: _Types) -> dict[str, Any]:
+    names = [f"{key}{k}" for k in range(len(i.axes)) for key in ("index", "weight")]
+    taps = {name: np.asarray(c[name], np.int32) for name in names}
+    return _shift(i, c, types) | taps
+
+
+def _held(i: Const | Lookup, c: _Integers, types: _Types) -> dict[str, Any]:
+    return {"codes": np.asarray(c["codes"]).astype(np.int8 if i.bits == 8 else np.int16)}
+
+
 def _table(i: Table, c: _Integers, types: _Types) -> dict[str, Any]:
     return {"table": np.asarray(c["table"]).astype(np.int8 if i.bits == 8 else np.int16)}
 
@@ -130,5 +174,8 @@ _RULES: dict[str, Callable[..., dict[str, Any]]] = {
     "poolsum": _poolsum,
     "maxpool": _shift,
     "move": _move,
+    "interp": _interp,
+    "const": _held,
+    "lookup": _held,
     "table": _table,
 }

@@ -45,7 +45,7 @@ def samples_at_once(program: Program, budget_bytes: int = 24 << 20) -> int:
     MobileNetV2, 224 x 224, batch 32: 1.5 times the CPU time of 4 at a time.
     """
     largest = max(
-        4 * math.prod(program.tensor[i.output].shape) + sum(math.prod(program.tensor[t].shape) for t in i.inputs)
+        4 * math.prod(program.shapes[i.output]) + sum(math.prod(program.shapes[t]) for t in i.inputs)
         for i in program.instructions
     )
     return 1 << (max(1, min(64, budget_bytes // largest)).bit_length() - 1)

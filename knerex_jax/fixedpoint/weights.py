@@ -20,10 +20,12 @@ class Accumulator:
 
     Attributes:
       radix: int64 [O], r_p.
+      weight_scale: float64 [O], s_w.
       scale: float64 [O], s_y * s_w: p = real * scale * 2**radix.
     """
 
     radix: np.ndarray
+    weight_scale: np.ndarray
     scale: np.ndarray
 
 
@@ -46,14 +48,13 @@ def mac_integers(
     x_scale: np.ndarray,
     x_radix: np.ndarray,
     y_scale: np.ndarray,
-    y_radix: np.ndarray,
-    y_bits: int,
+    room: np.ndarray,
+    most_radix: np.ndarray | None,
     weight_bits: int,
     psum_bits: int,
     post_multiplier: bool,
-    bound: float | None,
 ) -> tuple[dict[str, np.ndarray], Accumulator]:
-    """Integer constants of one weighted node.
+    """Integer constants of one weighted node, up to its accumulator.
 
     Args:
       node: name, for errors.
@@ -61,17 +62,16 @@ def mac_integers(
       bias: float32 [O] or None.
       x_scale: float64 [O, J], scale of the input channel behind weight[o, j].
       x_radix: int64 [O, J], its radix.
-      y_scale: float64 [O], scale of the output (after a fused activation).
-      y_radix: int64 [O], its radix.
-      y_bits: width of the output codes.
+      y_scale: float64 [O], scale that is folded into the weights.
+      room: float64 [O], largest |value| the accumulator has to hold, bias apart, times y_scale.
+      most_radix: int64 [O], the accumulator's largest radix where it has 16 bits; None: no limit.
       weight_bits: width of the weight codes.
       psum_bits: width of partial sums and bias.
       post_multiplier: whether the output is multiplied by 1 / s_w behind the accumulator.
-      bound: largest |output| a fused clip lets through, real units; None if open.
 
     Returns:
-      weight int8/int16 like `weight`, bias int32 (int64 for 48-bit partial sums), n1, n2 and (with post_multiplier) m
-      int32 [O], weight_radix int32 and weight_scale float32 [O] (r_w and s_w); and the accumulator's format.
+      weight int8/int16 like `weight`, bias int32 (int64 for 48-bit partial sums), n1 int32 [O], weight_radix int32 and
+      weight_scale float32 [O] (r_w and s_w); and the accumulator's format.
 
     Raises:
       PlanError: a shift is out of range.
@@ -84,36 +84,64 @@ def mac_integers(
     radix, scale, _ = own_format(np.abs(u).max(axis=tuple(range(1, u.ndim))), weight_limit(weight_bits), weight_bits)
     w_radix = radix.astype(np.int64)
     w_scale = scale if post_multiplier else np.ones_like(scale)
+    w_real = w_scale.astype(np.float64)
 
-    room = np.ldexp(1.0, y_bits - 1 - y_radix)
-    if bound is not None:
-        room = np.minimum(room, bound * y_scale)
     room = room + np.abs(scaled_bias)
     if psum_bits == 16:
-        p_radix = _floor_log2(32767 / room)
-        p_radix = np.minimum(p_radix, np.minimum(y_radix + 15, w_radix + x_ref + 16))
+        p_radix = np.minimum(_floor_log2(32767 / (w_real * room)), w_radix + x_ref + 16)
+        p_radix = p_radix if most_radix is None else np.minimum(p_radix, most_radix)
         n1 = w_radix + x_ref - p_radix
     else:
-        w_radix = np.minimum(w_radix, _floor_log2(2.0 ** (psum_bits - 2) / (w_scale.astype(np.float64) * room)) - x_ref)
+        w_radix = np.minimum(w_radix, _floor_log2(2.0 ** (psum_bits - 2) / (w_real * room)) - x_ref)
         p_radix = w_radix + x_ref
         n1 = np.zeros_like(p_radix)
-    w_factor = np.ldexp(w_scale.astype(np.float64), w_radix)
-    codes = np.rint(u * w_factor[:, None][spread])
+    codes = np.rint(u * np.ldexp(w_real, w_radix)[:, None][spread])
     limit = weight_limit(weight_bits)
     assert np.abs(codes).max(initial=0) <= limit, f"{node}: weight code beyond {limit}"
     constants = {
         "weight": codes.astype(np.int8 if weight_bits <= 8 else np.int16),
-        "bias": to_psum(np.rint(scaled_bias * np.ldexp(w_scale.astype(np.float64), p_radix)), psum_bits),
+        "bias": to_psum(np.rint(scaled_bias * np.ldexp(w_real, p_radix)), psum_bits),
         "n1": check_shift(n1, node, "the accumulator"),
         "weight_radix": w_radix.astype(np.int32),
         "weight_scale": w_scale.astype(np.float32),
     }
-    if post_multiplier:
-        m, e = multiplier(1.0 / w_scale.astype(np.float64))
-        constants |= {"m": m, "n2": check_shift(15 - e + p_radix - y_radix, node, "the output")}
-    else:
-        constants["n2"] = check_shift(p_radix - y_radix, node, "the output")
-    return constants, Accumulator(p_radix, y_scale * w_scale.astype(np.float64))
+    return constants, Accumulator(p_radix, w_real, y_scale * w_real)
+
+
+def requantize_integers(
+    node: str, acc: Accumulator, y_radix: np.ndarray, post_multiplier: bool
+) -> dict[str, np.ndarray]:
+    """m (with post_multiplier) and n2, int32 [O]: from the accumulator to codes of radix y_radix, s_w undone.
+
+    Raises:
+      PlanError: a shift is out of range.
+    """
+    if not post_multiplier:
+        return {"n2": check_shift(acc.radix - y_radix, node, "the output")}
+    m, e = multiplier(1.0 / acc.weight_scale)
+    return {"m": m, "n2": check_shift(15 - e + acc.radix - y_radix, node, "the output")}
+
+
+HARD_SWISH_REACH = 3.0
+"""From -3 down a hard-swish is 0, so its accumulator must hold -3, however small the outputs are."""
+
+
+def hard_swish_integers(
+    node: str, acc: Accumulator, y_scale: np.ndarray, y_radix: np.ndarray
+) -> dict[str, np.ndarray]:
+    """three, six, m and n2, int32 [O]: y = shr(p * clip(p + three, 0, six) * m, n2). Section 3, rule 2.
+
+    Raises:
+      PlanError: a shift is out of range.
+    """
+    unit = np.ldexp(acc.scale, acc.radix)
+    m, e = multiplier(np.ldexp(y_scale, y_radix) / (6 * unit**2))
+    return {
+        "three": np.rint(3 * unit).astype(np.int32),
+        "six": np.rint(6 * unit).astype(np.int32),
+        "m": m,
+        "n2": check_shift(15 - e, node, "the output"),
+    }
 
 
 def to_psum(values: np.ndarray, psum_bits: int) -> np.ndarray:

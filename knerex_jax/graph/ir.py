@@ -19,6 +19,11 @@ class TensorType:
     def size(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def real(self) -> bool:
+        """Whether it holds real numbers, which are quantized; integers and booleans are exact."""
+        return self.dtype.startswith(("float", "bfloat"))
+
 
 @dataclass(frozen=True)
 class Node:
@@ -89,6 +94,26 @@ class Model:
     def constant(self, name: str) -> np.ndarray | None:
         """The constant of that name, None for an absent input or a computed tensor."""
         return self.constants.get(name) if name else None
+
+    @cached_property
+    def exact(self) -> frozenset[str]:
+        """Inputs and computed tensors that are plumbing, never quantized.
+
+        These are integers and booleans, and real numbers that follow from them and constants alone (masks). Where the
+        latter meet quantized numbers, an Identity quantizes them; so does an Identity of a constant.
+        """
+        types, exact = self.graph.types, set()
+        exact.update(t for t in self.graph.inputs if not types[t].real)
+        for node in self.graph.nodes:
+            computed = [t for t in node.inputs if t and t not in self.constants]
+            derived = bool(computed) and exact.issuperset(computed) and not self._makes_codes(node)
+            exact.update(t for t in node.outputs if t and (derived or not types[t].real))
+        return frozenset(exact)
+
+    def _makes_codes(self, node: Node) -> bool:
+        """Whether exact operands give codes: an Identity quantizes, a Gather looks rows of a quantized table up."""
+        lookup = node.op_type == "Gather" and node.inputs[0] in self.constants
+        return not node.domain and (node.op_type == "Identity" or lookup)
 
 
 def sort_nodes(nodes: Iterable[Node], known: Iterable[str]) -> tuple[Node, ...]:

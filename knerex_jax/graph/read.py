@@ -12,7 +12,7 @@ import onnx
 from knerex_jax.errors import ModelError
 from knerex_jax.graph.ir import Graph, Model, Node, TensorType
 from knerex_jax.graph.simplify import load_proto, opset_of, simplify
-from knerex_jax.graph.tensors import array_of, element_type, static_shape
+from knerex_jax.graph.tensors import array_of, element_type, is_external, static_shape
 
 ORIGIN_KEY = "knerex_jax.origin"
 """Node metadata: JSON list of the user's node names that the node stands for."""
@@ -86,7 +86,7 @@ def read_proto(proto: onnx.ModelProto, folder: str | Path = "") -> OnnxFile:
       folder: where external weights lie.
     """
     return OnnxFile(
-        model=_model(proto.graph, Path(folder)),
+        model=read_graph(proto.graph, folder),
         opset=opset_of(proto),
         metadata={p.key: p.value for p in proto.metadata_props},
         producer=proto.producer_name,
@@ -94,8 +94,16 @@ def read_proto(proto: onnx.ModelProto, folder: str | Path = "") -> OnnxFile:
     )
 
 
-def _model(source: onnx.GraphProto, folder: Path) -> Model:
-    constants = {t.name: array_of(t, folder) for t in source.initializer}
+def read_graph(source: onnx.GraphProto, folder: str | Path = "", *, widen: bool = True) -> Model:
+    """Reads a graph with raw attributes; tensors whose shape is not static have no type.
+
+    Args:
+      source: not changed.
+      folder: where external weights lie.
+      widen: whether constants of half precision become float32.
+    """
+    folder = Path(folder)
+    constants = {t.name: _array(t, folder, widen) for t in source.initializer}
     types: dict[str, TensorType] = {}
     for value in (*source.input, *source.output, *source.value_info):
         shape = static_shape(value)
@@ -105,7 +113,7 @@ def _model(source: onnx.GraphProto, folder: Path) -> Model:
     names = _unique_names(source.node)
     for proto, name in zip(source.node, names, strict=True):
         domain = "" if proto.domain == "ai.onnx" else proto.domain
-        attrs = {a.name: _value(a) for a in proto.attribute}
+        attrs = attributes_of(proto, widen=widen)
         if proto.op_type == "Constant" and not domain:
             constants[proto.output[0]] = _constant(attrs)
             continue
@@ -134,8 +142,16 @@ def _unique_names(nodes: Iterable[onnx.NodeProto]) -> list[str]:
     return names
 
 
-def _value(attribute: onnx.AttributeProto) -> Any:
-    """An attribute as Python data; subgraphs and types stay protobuf."""
+def attributes_of(node: onnx.NodeProto, *, widen: bool = False) -> dict[str, Any]:
+    """The attributes of a node as Python data; subgraphs, types and sparse tensors stay protobuf."""
+    return {a.name: _value(a, widen) for a in node.attribute}
+
+
+def _array(tensor: onnx.TensorProto, folder: Path, widen: bool) -> np.ndarray:
+    return array_of(tensor, folder) if widen or is_external(tensor) else onnx.numpy_helper.to_array(tensor)
+
+
+def _value(attribute: onnx.AttributeProto, widen: bool) -> Any:
     kind, held = attribute.type, onnx.AttributeProto
     if kind == held.INT:
         return int(attribute.i)
@@ -150,7 +166,7 @@ def _value(attribute: onnx.AttributeProto) -> Any:
     if kind == held.STRINGS:
         return tuple(s.decode(errors="replace") for s in attribute.strings)
     if kind == held.TENSOR:
-        return array_of(attribute.t, Path())
+        return _array(attribute.t, Path(), widen)
     return onnx.helper.get_attribute_value(attribute)
 
 

@@ -17,7 +17,7 @@ from knerex_jax.errors import ModelError
 from knerex_jax.graph.branches import take_known_branches
 from knerex_jax.graph.tensors import FLOAT, HALVES, array_of, is_external, size_bytes, widened
 
-OPSETS = range(8, 25)
+OPSETS = range(7, 29)
 """Versions of the standard operators that can be read."""
 
 _LARGE_FLOATS_BYTES = 4096  # larger ones cannot take part in shape arithmetic: they are hidden from the library

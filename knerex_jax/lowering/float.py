@@ -7,6 +7,7 @@ from jax import Array
 
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.opdef import OpDef
 
 FloatFn = Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
@@ -34,7 +35,7 @@ def lower_float(
         values = {**params, **inputs}
         for node in graph.nodes:
             args = [values[t] if t else None for t in node.inputs]
-            results = registry[node.op_type].to_float(node.attrs, *args)
+            results = op_of(node, registry).to_float(node.attrs, *args)
             results = results if isinstance(results, tuple | list) else (results,)
             values.update((t, r) for t, r in zip(node.outputs, results, strict=False) if t)
         return {t: values[t] for t in wanted}

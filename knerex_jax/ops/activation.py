@@ -1,11 +1,14 @@
 """Activations that an accumulator can apply: Relu, Clip, LeakyRelu, PRelu."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from knerex_jax.errors import UnsupportedOpError
 from knerex_jax.fixedpoint.weights import check_shift
 from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops.build import ActSpec, Built, PlanView, ProgramView
@@ -40,6 +43,13 @@ def _clip(a: ClipAttrs, x: Array, low: Array | None = None, high: Array | None =
 
 def _prelu(a: NoAttrs, x: Array, slope: Array) -> Array:
     return jnp.where(x < 0, x * slope, x)
+
+
+def _prelu_canonical(node: Node, opset: int, shapes: Mapping[str, tuple[int, ...]]) -> Node:
+    if opset < 7 and math.prod(shapes[node.inputs[1]]) > 1:
+        fix = "convert the model to opset 8 or above, with a slope that broadcasts"
+        raise UnsupportedOpError("PRelu with a slope per channel of before opset 7", where=f"node {node.name}", fix=fix)
+    return node
 
 
 def _within(node: Node, view: PlanView) -> tuple[Constraint, ...]:
@@ -100,6 +110,9 @@ LEAKY_RELU = OpDef(
     to_float=lambda a, x: jnp.where(x < 0, x * jnp.asarray(a.alpha, x.dtype), x), constrain=_same,
     to_program=_to_program, activation=_leaky_spec,
 )  # fmt: skip
-PRELU = OpDef(op_type="PRelu", to_float=_prelu, constrain=_same, to_program=_to_program, activation=_prelu_spec)
+PRELU = OpDef(
+    op_type="PRelu", canonical=_prelu_canonical, to_float=_prelu, constrain=_same,
+    to_program=_to_program, activation=_prelu_spec,
+)  # fmt: skip
 
 OPS = (RELU, CLIP, LEAKY_RELU, PRELU)

@@ -3,7 +3,7 @@
 import dataclasses
 import types as python_types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -14,14 +14,13 @@ import onnx
 from knerex_jax.errors import ModelError, UnsupportedOpError
 from knerex_jax.graph.ir import Graph, Model, Node, TensorType, prune
 from knerex_jax.graph.write import WRITTEN_OPSET
+from knerex_jax.ops.host import HOST, HostAttrs, is_host, is_standard, raw_host_node, typed_host_node
 from knerex_jax.ops.opdef import OpDef
 
 _VECTORS = frozenset({("TopK", "k")})
 """Static inputs that hold one number but must be vectors in ONNX."""
 
 _ONNX_NAMES = {"int64": "int64", "float32": "float", "bool": "bool"}
-
-_WIDE = frozenset({"int64", "uint64", "float64"})
 
 
 def bind(model: Model, registry: Mapping[str, OpDef], opset: int = WRITTEN_OPSET) -> Model:
@@ -43,16 +42,20 @@ def bind(model: Model, registry: Mapping[str, OpDef], opset: int = WRITTEN_OPSET
     types: dict[str, TensorType] = {t: source.types[t] for t in (*source.inputs, *constants)}
     nodes = []
     for raw in source.nodes:
-        op = op_of(raw, registry)
-        shapes = {t: types[t].shape for t in raw.inputs if t}
-        node = op.canonical(_absorbed(raw, op, constants), opset, shapes)
-        if node.op_type != raw.op_type:
-            op = op_of(node, registry)
-            node = _absorbed(node, op, constants)
-        node = dataclasses.replace(node, attrs=_typed(node, op))
-        made = output_types(op, node, types, constants)
+        try:
+            shapes = {t: types[t].shape for t in raw.inputs if t}
+            node = bind_node(raw, registry, opset, shapes, constants)
+            made = output_types(op_of(node, registry), node, types, constants)
+            check_complete(node, len(made))
+        except UnsupportedOpError:
+            if not is_standard(raw):
+                raise
+            node = typed_host_node(raw, opset, types, constants)
+            made = output_types(HOST, node, types, constants)
         for name, held in zip(node.outputs, made, strict=False):
             declared = source.types.get(name)
+            if not name or held is None:
+                continue
             if declared is not None and declared.shape != held.shape:
                 what = f"output '{name}' is declared {declared.shape}, but {node.op_type} gives {held.shape}"
                 fix = "check the input shapes given; otherwise report this model: its operator is computed wrongly"
@@ -63,12 +66,43 @@ def bind(model: Model, registry: Mapping[str, OpDef], opset: int = WRITTEN_OPSET
     return prune(Model(graph, constants))
 
 
+def bind_node(
+    raw: Node,
+    registry: Mapping[str, OpDef],
+    opset: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    constants: Mapping[str, np.ndarray],
+) -> Node:
+    """One node in the canonical form of its record, with typed attributes; the arguments are those of `bind`.
+
+    Args:
+      raw: with a dict of attributes.
+      registry: operator records.
+      opset: version of the standard operators.
+      shapes: of the node's inputs.
+      constants: values by name; static inputs have to be among them.
+
+    Raises:
+      UnsupportedOpError: its operator has no record, or the record does not know this form.
+      ModelError: an attribute is unknown, or a static input is computed.
+    """
+    op = op_of(raw, registry)
+    node = op.canonical(_absorbed(raw, op, constants), opset, shapes)
+    if node.op_type != raw.op_type:
+        op = op_of(node, registry)
+        node = _absorbed(node, op, constants)
+    return dataclasses.replace(node, attrs=_typed(node, op))
+
+
 def unbind(model: Model, registry: Mapping[str, OpDef]) -> Model:
     """Gives every node the attributes and inputs of ONNX, ready for writing; the inverse of `bind`."""
     constants, types = dict(model.constants), dict(model.graph.types)
     nodes = []
-    for node in model.graph.nodes:
+    for node in _written(model, registry, types):
         op = op_of(node, registry)
+        if is_host(op):
+            nodes.append(raw_host_node(node, WRITTEN_OPSET))
+            continue
         schema = _schema(node.op_type, node.domain)
         own = {f.name: f.default for f in dataclasses.fields(node.attrs)}
         attrs = {name: getattr(node.attrs, name) for name in own}
@@ -78,7 +112,8 @@ def unbind(model: Model, registry: Mapping[str, OpDef]) -> Model:
             if value is None:
                 continue
             declared = None if schema is None or index >= len(schema.inputs) else schema.inputs[index]
-            array = _input_array(node, field, value, types[node.inputs[0]].dtype, declared)
+            first = types[node.inputs[0]].dtype if node.inputs and node.inputs[0] else None
+            array = _input_array(node, field, value, first, declared)
             name = _fresh(f"{node.name}.{field}", types)
             constants[name], types[name] = array, TensorType(array.dtype.name, array.shape)
             inputs += [""] * (index + 1 - len(inputs))
@@ -88,12 +123,22 @@ def unbind(model: Model, registry: Mapping[str, OpDef]) -> Model:
     return Model(dataclasses.replace(model.graph, nodes=tuple(nodes), types=types), constants)
 
 
+def _written(model: Model, registry: Mapping[str, OpDef], types: dict[str, TensorType]) -> Iterator[Node]:
+    """The typed nodes of the file; the types of tensors that are new are added to `types`."""
+    for node in model.graph.nodes:
+        parts, inner = op_of(node, registry).written(node, types)
+        types.update(inner)
+        yield from parts
+
+
 def op_of(node: Node, registry: Mapping[str, OpDef]) -> OpDef:
-    """The record of a node's operator.
+    """The record of a node's operator; that of the host for a node bound to it.
 
     Raises:
       UnsupportedOpError: there is none.
     """
+    if isinstance(node.attrs, HostAttrs):
+        return HOST
     key = node.op_type if not node.domain else f"{node.domain}::{node.op_type}"
     if key not in registry and node.domain and not onnx.defs.has(node.op_type):
         key = node.op_type  # a custom operator may be registered by its bare name, unless a standard one has it too
@@ -107,14 +152,25 @@ def op_of(node: Node, registry: Mapping[str, OpDef]) -> OpDef:
     return registry[key]
 
 
+def check_complete(node: Node, made: int) -> None:
+    """Raises UnsupportedOpError if a node wants more outputs than its float rule makes."""
+    if missing := [name for name in node.outputs[made:] if name]:
+        fix = "leave that output out of the model"
+        what = f"the rule of {node.op_type} does not make output '{missing[0]}'"
+        raise UnsupportedOpError(what, where=f"node {node.name}", fix=fix)
+
+
 def output_types(
     op: OpDef, node: Node, types: Mapping[str, TensorType], constants: Mapping[str, np.ndarray]
-) -> tuple[TensorType, ...]:
-    """Types of a typed node's outputs, by abstract evaluation of its float rule.
+) -> tuple[TensorType | None, ...]:
+    """Types of a typed node's outputs, by abstract evaluation of its float rule; None where one is not wanted.
 
     Raises:
       ModelError: the rule does not accept the shapes.
+      UnsupportedOpError: a shape depends on the data.
     """
+    if isinstance(node.attrs, HostAttrs):
+        return node.attrs.makes
     inputs = tuple(types[t] if t else None for t in node.inputs)
     try:
         try:
@@ -122,6 +178,10 @@ def output_types(
         except (jax.errors.ConcretizationTypeError, jax.errors.NonConcreteBooleanIndexError):
             arrays = tuple(constants.get(t) if t else None for t in node.inputs)  # its shape depends on a constant
             return _evaluated(op.to_float, node.attrs, inputs, arrays)
+    except (jax.errors.ConcretizationTypeError, jax.errors.NonConcreteBooleanIndexError) as error:
+        what = f"the shape of an output of {node.op_type} depends on the data"
+        fix = "make its inputs constants, or cut the model before this node"
+        raise UnsupportedOpError(what, where=f"node {node.name}", fix=fix) from error
     except (TypeError, ValueError, IndexError, AssertionError) as error:
         shapes = ", ".join(f"{t}: {types[t].shape}" for t in node.inputs if t)
         said = " ".join(str(error).split())[:300]
@@ -165,8 +225,7 @@ def _evaluated(
 
     held = [inputs[i] for i in free]
     structs = [(h.shape, np.dtype(h.dtype)) for h in held if h is not None]
-    # Without 64 bits jax would turn indices into int32; with them it would turn bare Python floats into float64.
-    with jax.enable_x64(any(h is not None and h.dtype in _WIDE for h in inputs)):
+    with jax.enable_x64(True):  # as ONNX counts: indices and shapes have 64 bits
         out = jax.eval_shape(call, *(jax.ShapeDtypeStruct(*s) for s in structs))
     many = out if isinstance(out, tuple | list) else (out,)
     return tuple(TensorType(np.dtype(o.dtype).name, tuple(o.shape)) for o in many)
@@ -272,7 +331,7 @@ def _is_written(field: str, value: Any, absent: Any, schema: onnx.defs.OpSchema 
 
 
 def _input_array(
-    node: Node, field: str, value: Any, first: str, declared: onnx.defs.OpSchema.FormalParameter | None
+    node: Node, field: str, value: Any, first: str | None, declared: onnx.defs.OpSchema.FormalParameter | None
 ) -> np.ndarray:
     """A static input as ONNX wants it: of the first input's type where they share one, else int64, float32 or bool."""
     array = np.asarray(value)
@@ -280,7 +339,7 @@ def _input_array(
     if declared is not None and f"tensor({_ONNX_NAMES[dtype]})" not in declared.types:
         dtype = next((d for d, name in _ONNX_NAMES.items() if f"tensor({name})" in declared.types), dtype)
     schema = _schema(node.op_type, node.domain)
-    if declared is not None and schema is not None and declared.type_str == schema.inputs[0].type_str:
+    if first and declared is not None and schema is not None and declared.type_str == schema.inputs[0].type_str:
         dtype = first
     array = array.astype(dtype)
     return array.reshape(1) if (node.op_type, field) in _VECTORS else array

@@ -8,7 +8,7 @@ import numpy as np
 
 from knerex_jax.fixedpoint.qformat import QFormat
 from knerex_jax.graph.ir import Model, Node
-from knerex_jax.ops.constraint import Layer, Moved
+from knerex_jax.ops.constraint import Layer, Masked, Moved
 from knerex_jax.program.primitives import Act, Instruction
 from knerex_jax.targets.spec import Target
 
@@ -24,7 +24,7 @@ class ActSpec:
     """An activation that the accumulator can apply.
 
     Attributes:
-      kind: "relu", "clip" or "leaky" (LeakyRelu and PRelu).
+      kind: "relu", "clip", "leaky" (LeakyRelu and PRelu) or "hard_swish".
       low, high: bounds of a clip, real units; None where open.
       slope: float64 [C] or [1], slope of the negative side.
     """
@@ -45,12 +45,14 @@ class PlanView:
     """The graph as the constraint rules see it; `axes` is filled in topological order.
 
     Attributes:
+      fused: weighted node -> activation node that its accumulator applies.
       axes: tensor -> channel axis (None: per layer) of every tensor already visited.
     """
 
     model: Model
     target: Target
     registry: Mapping[str, "OpDef"]
+    fused: Mapping[str, str] = field(default_factory=dict)
     axes: dict[str, int | None] = field(default_factory=dict)
 
     def shape(self, tensor: str) -> tuple[int, ...]:
@@ -111,6 +113,24 @@ class ProgramView:
         return np.broadcast_to(self.formats[tensor].scale, (count,)).astype(np.float64)
 
 
+def softmax_difference(node: Node | None, view: PlanView) -> bool:
+    """Whether a node subtracts the maximum of what it subtracts from, so that its output is never positive."""
+    if node is None or node.op_type != "Sub":
+        return False
+    peak = view.producer(node.inputs[1])
+    return peak is not None and peak.op_type == "ReduceMax" and peak.inputs[0] == node.inputs[0]
+
+
+def softmax_mask(node: Node, view: PlanView) -> tuple[Masked, ...]:
+    """States it where the sum of two operands is read by nothing but a decomposed softmax."""
+    y, operands = node.outputs[0], view.computed(node)
+    readers = view.model.graph.readers.get(y, ())
+    softmax = readers and all(r.op_type == "ReduceMax" or softmax_difference(r, view) for r in readers)
+    if len(operands) != 2 or not softmax or y in view.model.graph.outputs:
+        return ()
+    return (Masked(y, (operands[0], operands[1])),)
+
+
 def per_layer_unless(view: PlanView, tensor: str, axis: int) -> tuple[Layer, ...]:
     """A tensor whose channels do not run along the axis that a rule needs has to be per layer."""
     return () if view.axes[tensor] in (None, axis) else (Layer(tensor),)
@@ -131,7 +151,9 @@ def channel_ids(shape: tuple[int, ...], axis: int | None, first: int) -> np.ndar
     return np.broadcast_to(ids.reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape)
 
 
-def moved(node: Node, view: PlanView, move: Callable[..., Any], *, one_to_one: bool = False) -> tuple[Moved, ...]:
+def moved(
+    node: Node, view: PlanView, move: Callable[..., Any], *, one_to_one: bool = False
+) -> tuple[Moved | Layer, ...]:
     """The constraints of a data movement, found by moving channel numbers instead of values.
 
     `move(*arrays)` is the operator's float rule on arrays of ids; padding must insert zeros. The output's channel axis
@@ -143,13 +165,17 @@ def moved(node: Node, view: PlanView, move: Callable[..., Any], *, one_to_one: b
     ids = iter([channel_ids(view.shape(t), view.axes[t], int(f)) for t, f in zip(names, firsts, strict=True)])
     operands = [next(ids) if t in names else view.constant(t) for t in node.inputs]
     results = move(*operands)
-    found = []
+    found: list[Moved | Layer] = []
     for output, result in zip(node.outputs, results if isinstance(results, tuple | list) else (results,), strict=True):
         axis, pairs = _channel_axis(np.asarray(result))
         pairs = pairs[pairs[:, 1] > 0]
         operand = np.searchsorted(firsts, pairs[:, 1], side="right") - 1
         links = np.stack([pairs[:, 0], operand, pairs[:, 1] - firsts[operand]], axis=1)
         found.append(Moved(output, names, axis, links, one_to_one))
+        sources = pairs[:, 1]
+        if len(np.unique(pairs[:, 0])) < len(pairs) and len(np.unique(sources)) < len(pairs):
+            # Neither the output's channels nor the operands' decide a shift; a single radix at the output does.
+            found.append(Layer(output))
     return tuple(found)
 
 

@@ -69,4 +69,15 @@ class Bound:
     limit: float
 
 
-Constraint = Own | Layer | Same | Moved | Product | Bound
+@dataclass(frozen=True)
+class Masked:
+    """Only a softmax reads this sum, so if one of the operands is never positive, it may be a mask over the other.
+
+    Values far below the scores all count as 0 there; neither mask nor sum need a range that reaches them.
+    """
+
+    output: str
+    operands: tuple[str, str]
+
+
+Constraint = Own | Layer | Same | Moved | Product | Bound | Masked

@@ -68,7 +68,7 @@ def _constrain(node: Node, view: PlanView) -> tuple[Constraint, ...]:
     last = len(view.shape(y)) - 1
     if view.constant(w) is not None:
         return (*per_layer_unless(view, x, len(view.shape(x)) - 1), Own(y, last))
-    return (Layer(x), Layer(w), Product(y, (x, w)))
+    return (Layer(x), Layer(w), Layer(y), Product(y, (x, w)))
 
 
 def _matmul_program(node: Node, view: ProgramView) -> Built:

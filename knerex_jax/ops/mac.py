@@ -6,7 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from knerex_jax.fixedpoint.weights import clip_integers, mac_integers, slope_integers
+from knerex_jax.fixedpoint.weights import (
+    HARD_SWISH_REACH,
+    clip_integers,
+    hard_swish_integers,
+    mac_integers,
+    requantize_integers,
+    slope_integers,
+)
 from knerex_jax.graph.ir import Node
 from knerex_jax.ops.build import ActSpec, Built, ProgramView
 from knerex_jax.program.primitives import Mac, Window
@@ -47,6 +54,14 @@ def act_integers(
     return {}
 
 
+def _room(act: ActSpec, y_scale: np.ndarray, y_radix: np.ndarray, y_bits: int) -> np.ndarray:
+    """What the accumulator has to hold apart from the bias, float64 [O], in the units its weights are scaled to."""
+    room = np.ldexp(1.0, y_bits - 1 - y_radix)
+    if act.kind == "hard_swish":
+        return np.maximum(room / y_scale, HARD_SWISH_REACH)
+    return room if act.magnitude is None else np.minimum(room, act.magnitude * y_scale)
+
+
 def mac_program(node: Node, view: ProgramView) -> Built:
     """The `mac` of a node with constant weights, its fused activation included."""
     rule = view.registry[node.op_type].mac
@@ -57,15 +72,22 @@ def mac_program(node: Node, view: ProgramView) -> Built:
     x, y = node.inputs[0], node.outputs[0] if fused is None else fused[0].outputs[0]
     x_format, y_format = view.formats[x], view.formats[y]
     channels, outputs = int(form.feeding.max()) + 1, len(form.weight)
-    weight_bits = view.weight_bits[node.name]
-    psum_bits = view.target.psum_bits(x_format.bits, 15 if weight_bits == 15 else 8)
+    y_scale, y_radix = view.scale(y, outputs), view.radix(y, outputs)
+    weight_bits, post_multiplier = view.weight_bits[node.name], view.target.post_multiplier
+    swish = act.kind == "hard_swish"
+    psum_bits = 16 if swish else view.target.psum_bits(x_format.bits, 15 if weight_bits == 15 else 8)
     constants, acc = mac_integers(
         node.name, form.weight, form.bias,
         x_scale=view.scale(x, channels)[form.feeding], x_radix=view.radix(x, channels)[form.feeding],
-        y_scale=view.scale(y, outputs), y_radix=view.radix(y, outputs), y_bits=y_format.bits,
-        weight_bits=weight_bits, psum_bits=psum_bits, post_multiplier=view.target.post_multiplier, bound=act.magnitude,
+        y_scale=np.ones(outputs) if swish else y_scale, room=_room(act, y_scale, y_radix, y_format.bits),
+        most_radix=None if swish else y_radix + 15, weight_bits=weight_bits, psum_bits=psum_bits,
+        post_multiplier=post_multiplier,
     )  # fmt: skip
-    constants |= act_integers(act, acc.scale, acc.radix, psum_bits, x_format.bits)
+    if swish:
+        constants |= hard_swish_integers(node.name, acc, y_scale, y_radix)
+    else:
+        constants |= requantize_integers(node.name, acc, y_radix, post_multiplier)
+        constants |= act_integers(act, acc.scale, acc.radix, psum_bits, x_format.bits)
     if form.kind == "diagonal":
         constants["weight"] = constants["weight"].reshape(outputs)
     if form.kind == "conv_transpose":
@@ -74,6 +96,6 @@ def mac_program(node: Node, view: ProgramView) -> Built:
         name=node.name, inputs=(x,), output=y, nodes=(node.name,) if fused is None else (node.name, fused[0].name),
         bits=y_format.bits, axis=form.axis, kind=form.kind, window=form.window, group=form.group,
         output_padding=form.output_padding, x_bits=x_format.bits, weight_bits=weight_bits, psum_bits=psum_bits,
-        post_multiplier=view.target.post_multiplier, act=act.kind,
+        post_multiplier=post_multiplier, act=act.kind,
     )  # fmt: skip
     return ((instruction, constants),)

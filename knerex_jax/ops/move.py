@@ -15,6 +15,14 @@ Kind = Literal["reshape", "transpose", "expand", "concat", "pad", "slice", "gath
 Args = tuple[tuple[int, ...], ...]
 
 
+def taken(args: Args, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """The places along every axis that a gather of (axes, places along the first, ...) takes."""
+    places = [np.arange(n) for n in shape]
+    for axis, chosen in zip(args[0], args[1:], strict=True):
+        places[axis] = np.asarray(chosen, np.int64)
+    return places
+
+
 def _move(kind: str, args: Args, operands: list[np.ndarray]) -> np.ndarray:
     """The move on host arrays (channel numbers)."""
     x = operands[0]
@@ -27,7 +35,7 @@ def _move(kind: str, args: Args, operands: list[np.ndarray]) -> np.ndarray:
             jnp.pad(jnp.asarray(x), [(max(b, 0), max(e, 0)) for b, e in zip(*args, strict=True)])
         )[tuple(slice(max(-b, 0), None if e >= 0 else e) for b, e in zip(*args, strict=True))],
         "slice": lambda: x[tuple(slice(b, None if e < 0 else e, s) for b, e, s in zip(*args, strict=True))],
-        "gather": lambda: x.take(args[1], axis=args[0][0]),
+        "gather": lambda: x[np.ix_(*taken(args, x.shape))],
     }
     return moves[kind]()
 

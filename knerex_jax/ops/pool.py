@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from knerex_jax.graph.ir import Node
-from knerex_jax.ops.build import Built, PlanView, ProgramView
-from knerex_jax.ops.constraint import Constraint, Same
+from knerex_jax.ops.build import Built, PlanView, ProgramView, per_layer_unless
+from knerex_jax.ops.constraint import Constraint, Layer, Same
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.ops.sums import mean_integers, reduction_shift
 from knerex_jax.ops.window import output_size, resolve_window
@@ -29,8 +30,48 @@ class PoolAttrs:
     storage_order: int = 0
 
 
+@dataclass(frozen=True)
+class MaxPoolAttrs(PoolAttrs):
+    """with_indices: whether the second output, the flat position of each maximum, is wanted."""
+
+    with_indices: bool = False
+
+
+@dataclass(frozen=True)
+class LpPoolAttrs(PoolAttrs):
+    """Pooling by the p-norm."""
+
+    p: int = 2
+
+
+@dataclass(frozen=True)
+class GlobalLpPoolAttrs:
+    """The p-norm of the whole map."""
+
+    p: int = 2
+
+
+@dataclass(frozen=True)
+class MaxUnpoolAttrs:
+    """Geometry of the MaxPool that is undone; output_shape is full, the batch included."""
+
+    kernel_shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] | None = None
+
+
 def _canonical(node: Node, opset: int, shapes: Mapping[str, tuple[int, ...]]) -> Node:
-    return replace(node, attrs=resolve_window(dict(node.attrs), shapes[node.inputs[0]][2:]))
+    attrs = resolve_window(dict(node.attrs), shapes[node.inputs[0]][2:])
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        attrs["ceil_mode"] = 0  # automatic padding decides about the size alone
+    return replace(node, attrs=attrs)
+
+
+def _max_canonical(node: Node, opset: int, shapes: Mapping[str, tuple[int, ...]]) -> Node:
+    node = _canonical(node, opset, shapes)
+    indices = len(node.outputs) > 1 and bool(node.outputs[1])
+    return replace(node, attrs={**node.attrs, "with_indices": indices}, outputs=node.outputs[: 1 + indices])
 
 
 def pool_window(a: PoolAttrs, spatial: tuple[int, ...]) -> Window:
@@ -53,9 +94,44 @@ def _reduce_window(x: Array, w: Window, init: float, op: object) -> Array:
     )  # fmt: skip
 
 
-def _max_pool(a: PoolAttrs, x: Array) -> Array:
-    lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    return _reduce_window(x, pool_window(a, x.shape[2:]), lowest, lax.max)
+def _lowest(dtype: np.dtype) -> float:
+    return -np.inf if jnp.issubdtype(dtype, jnp.floating) else int(jnp.iinfo(dtype).min)
+
+
+def _max_pool(a: MaxPoolAttrs, x: Array) -> Array | tuple[Array, Array]:
+    window = pool_window(a, x.shape[2:])
+    if a.with_indices:
+        return _max_with_indices(x, window, column_major=bool(a.storage_order))
+    return _reduce_window(x, window, _lowest(x.dtype), lax.max)
+
+
+def _max_with_indices(x: Array, w: Window, *, column_major: bool) -> tuple[Array, Array]:
+    """The maxima and the flat positions in x of their first occurrences; the spatial part row- or column-major."""
+    order = (0, 1, *reversed(range(2, x.ndim))) if column_major else tuple(range(x.ndim))
+    places = np.arange(x.size).reshape([x.shape[i] for i in order]).transpose(np.argsort(order))
+    pads = [(0, 0), (0, 0), *w.pads]
+    values = jnp.pad(x, pads, constant_values=np.asarray(_lowest(x.dtype), x.dtype))
+    places, inside = np.pad(places, pads), np.pad(np.ones(x.shape, bool), pads)
+    taps = []
+    for tap in np.ndindex(*w.kernel):
+        cut = tuple(_tap_slice(n, t, *g) for n, t, g in zip(values.shape[2:], tap, _geometry(w), strict=True))
+        taps.append(tuple(v[(..., *cut)] for v in (values, places, inside)))
+    best, best_place, found = taps[0]
+    for value, place, valid in taps[1:]:
+        better = valid & ((value > best) | ~found)
+        best, best_place, found = jnp.where(better, value, best), jnp.where(better, place, best_place), found | valid
+    best_place = jnp.asarray(best_place)
+    return best, best_place.astype(jax.dtypes.canonicalize_dtype(np.int64))
+
+
+def _geometry(w: Window) -> list[tuple[int, int, int]]:
+    return list(zip(w.kernel, w.strides, w.dilations, strict=True))
+
+
+def _tap_slice(size: int, tap: int, kernel: int, stride: int, dilation: int) -> slice:
+    """The entries of a padded axis that one tap of the window meets."""
+    count = (size - (kernel - 1) * dilation - 1) // stride + 1
+    return slice(tap * dilation, tap * dilation + (count - 1) * stride + 1, stride)
 
 
 def window_counts(a: PoolAttrs, spatial: tuple[int, ...]) -> np.ndarray:
@@ -78,12 +154,45 @@ def _average_pool(a: PoolAttrs, x: Array) -> Array:
     return total / window_counts(a, x.shape[2:]).astype(x.dtype)
 
 
+def _powers(x: Array, p: int) -> Array:
+    return x * x if p == 2 else jnp.abs(x) ** p
+
+
+def _root(total: Array, p: int) -> Array:
+    return jnp.sqrt(total) if p == 2 else total ** jnp.asarray(1 / p, total.dtype)
+
+
+def _lp_pool(a: LpPoolAttrs, x: Array) -> Array:
+    return _root(_reduce_window(_powers(x, a.p), pool_window(a, x.shape[2:]), 0, lax.add), a.p)
+
+
+def _global_lp_pool(a: GlobalLpPoolAttrs, x: Array) -> Array:
+    return _root(_powers(x, a.p).sum(_spatial(x), keepdims=True), a.p)
+
+
+def _max_unpool(a: MaxUnpoolAttrs, x: Array, indices: Array) -> Array:
+    half = len(a.kernel_shape)
+    strides, pads = a.strides or (1,) * half, a.pads or (0,) * (2 * half)
+    spatial = [
+        (n - 1) * s - b - e + k
+        for n, s, b, e, k in zip(x.shape[2:], strides, pads[:half], pads[half:], a.kernel_shape, strict=True)
+    ]
+    shape = (*x.shape[:2], *spatial)
+    y = jnp.zeros(int(np.prod(shape)), x.dtype).at[indices.ravel()].set(x.ravel()).reshape(shape)
+    if a.output_shape is None:
+        return y
+    return lax.pad(y, jnp.zeros((), x.dtype), [(0, to - n, 0) for to, n in zip(a.output_shape, shape, strict=True)])
+
+
 def _spatial(x: Array) -> tuple[int, ...]:
     return tuple(range(2, x.ndim))
 
 
 def _constrain(node: Node, view: PlanView) -> tuple[Constraint, ...]:
-    return (Same(node.outputs[0], node.inputs[:1], within=True),)
+    x, y = node.inputs[0], node.outputs[0]
+    # Codes of all positions are combined, so channels that run along them must mean the same.
+    mixed = per_layer_unless(view, x, 1)
+    return (*mixed, *(Layer(y) for _ in mixed), Same(y, (x,), within=True))
 
 
 def _max_program(node: Node, view: ProgramView) -> Built:
@@ -112,7 +221,7 @@ def _average_program(node: Node, view: ProgramView) -> Built:
 
 
 MAX_POOL = OpDef(
-    op_type="MaxPool", attrs=PoolAttrs, canonical=_canonical, to_float=_max_pool, constrain=_constrain,
+    op_type="MaxPool", attrs=MaxPoolAttrs, canonical=_max_canonical, to_float=_max_pool, constrain=_constrain,
     to_program=_max_program,
 )  # fmt: skip
 AVERAGE_POOL = OpDef(
@@ -128,4 +237,12 @@ GLOBAL_MAX_POOL = OpDef(
     to_program=_max_program,
 )  # fmt: skip
 
-OPS = (MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE_POOL, GLOBAL_MAX_POOL)
+OPS = (
+    MAX_POOL,
+    AVERAGE_POOL,
+    GLOBAL_AVERAGE_POOL,
+    GLOBAL_MAX_POOL,
+    OpDef(op_type="LpPool", attrs=LpPoolAttrs, canonical=_canonical, to_float=_lp_pool),
+    OpDef(op_type="GlobalLpPool", attrs=GlobalLpPoolAttrs, to_float=_global_lp_pool),
+    OpDef(op_type="MaxUnpool", attrs=MaxUnpoolAttrs, static_inputs=((2, "output_shape"),), to_float=_max_unpool),
+)

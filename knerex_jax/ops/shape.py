@@ -9,9 +9,10 @@ import numpy as np
 from jax import Array, lax
 
 from knerex_jax.errors import UnsupportedOpError
-from knerex_jax.graph.ir import Node
+from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops.build import PlanView, ProgramView, moved
 from knerex_jax.ops.constraint import Constraint
+from knerex_jax.ops.constant import gather_facts, gather_no_rule, gather_program, identity_facts, identity_program
 from knerex_jax.ops.move import Args, Kind, move_program
 from knerex_jax.ops.opdef import OpDef
 
@@ -203,21 +204,14 @@ def _as_slice(node: Node, view: ProgramView) -> tuple[Kind, Args]:
 
 def _as_pad(node: Node, view: ProgramView) -> tuple[Kind, Args]:
     a: PadAttrs = node.attrs
-    if a.mode != "constant" or a.value:
-        what = f"Pad with mode {a.mode!r} and value {a.value} has no fixed-point rule"
-        raise UnsupportedOpError(what, where=f"node {node.name}", fix="pad with the constant 0")
     pads = full_pads(a, len(view.shape(node.inputs[0])))
     return "pad", (tuple(b for b, _ in pads), tuple(e for _, e in pads))
 
 
-def _as_gather(node: Node, view: ProgramView) -> tuple[Kind, Args]:
-    indices, shape = view.constant(node.inputs[1]), view.shape(node.inputs[0])
-    if indices is None or indices.ndim != 1:
-        fix = "make the indices a constant list, or reshape after the Gather"
-        what = "Gather in fixed point needs a constant vector of indices"
-        raise UnsupportedOpError(what, where=f"node {node.name}", fix=fix)
-    axis = node.attrs.axis % len(shape)
-    return "gather", ((axis,), tuple(int(i) % shape[axis] for i in indices))
+def _pad_no_rule(node: Node, model: Model) -> str | None:
+    a: PadAttrs = node.attrs
+    plain = a.mode == "constant" and not a.value
+    return None if plain else f"Pad with mode {a.mode!r} and value {a.value}; only the constant 0 has an integer rule"
 
 
 def _no_move(node: Node, view: ProgramView) -> tuple[Kind, Args]:
@@ -244,12 +238,21 @@ def _op(
 
 
 @dataclass(frozen=True)
-class _Nothing:
-    """No attributes that matter at inference."""
+class DropoutAttrs:
+    """Nothing that matters at inference."""
 
-    ratio: float = 0.5
-    seed: int = 0
-    is_test: int = 0
+    ratio: float | None = None
+    training_mode: bool | None = None
+    seed: int | None = None
+    is_test: int = 1
+
+
+def _dropout(a: DropoutAttrs, x: Array, *absent: None) -> tuple[Array, Array]:
+    """The input and the mask of what is kept."""
+    if a.training_mode and a.ratio != 0:
+        fix = "export the model for inference"
+        raise UnsupportedOpError("Dropout in training mode has no float rule", where="a Dropout", fix=fix)
+    return x, jnp.ones(x.shape, bool)
 
 
 OPS = (
@@ -258,12 +261,21 @@ OPS = (
     _op("Squeeze", _squeeze, AxesAttrs, one_to_one=True, static_inputs=((1, "axes"),)),
     _op("Unsqueeze", _unsqueeze, AxesAttrs, one_to_one=True, static_inputs=((1, "axes"),)),
     _op("Transpose", _transpose, TransposeAttrs, _as_transpose, one_to_one=True),
-    _op("Identity", lambda a, x: x, _Nothing, one_to_one=True),
+    OpDef(
+        op_type="Identity", to_float=lambda a, x: x, constrain=identity_facts, to_program=identity_program
+    ),  # fmt: skip
     _op("Concat", _concat, AxisAttrs, _as_concat),
-    _op("Pad", _pad, PadAttrs, _as_pad, static_inputs=((1, "pads"), (2, "value"), (3, "axes"))),
+    _op(
+        "Pad", _pad, PadAttrs, _as_pad, static_inputs=((1, "pads"), (2, "value"), (3, "axes")), no_rule=_pad_no_rule
+    ),  # fmt: skip
     _op("Slice", _slice, SliceAttrs, _as_slice, static_inputs=((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps"))),
     _op("Split", _split, SplitAttrs, _no_move, static_inputs=((1, "split"),), canonical=_split_canonical),
     _op("Expand", _expand, ExpandAttrs, _as_expand, static_inputs=((1, "shape"),)),
-    _op("Gather", _gather, AxisAttrs, _as_gather),
-    OpDef(op_type="Dropout", attrs=_Nothing, to_float=lambda a, x, *rest: x),
+    OpDef(
+        op_type="Gather", attrs=AxisAttrs, to_float=_gather, constrain=gather_facts, to_program=gather_program,
+        no_rule=gather_no_rule, reads_plain=True,
+    ),  # fmt: skip
+    OpDef(
+        op_type="Dropout", attrs=DropoutAttrs, static_inputs=((1, "ratio"), (2, "training_mode")), to_float=_dropout
+    ),
 )

@@ -200,9 +200,20 @@ class GraphBuilder:
         self._changed = True
         return Emit(self, nodes[-1], place, tuple(dict.fromkeys(o for n in nodes for o in n.origin)))
 
+    def beside(self, node: Node, op_type: str, *inputs: str, name: str) -> str:
+        """Adds a node right before another one, for its origin; returns its output."""
+        self._changed = True
+        name, (*front, last) = self._fresh(name, self._types), self._places[node.name]
+        emit = Emit(self, replace(node, outputs=(name,)), (*front, last - 1), node.origin)
+        return emit(op_type, *inputs, name=name, output=name)
+
     def reconnect(self, node: Node, inputs: Sequence[str]) -> Node:
         """Lets a node read other tensors that give it the same result."""
         return self._swap(node, replace(node, inputs=tuple(inputs)))
+
+    def widen(self, node: Node) -> Node:
+        """Marks a node's output as the inside of a decomposed operator."""
+        return self._swap(node, replace(node, wide=True))
 
     def bypass(self, node: Node, source: str) -> bool:
         """Removes a node whose first output equals `source`; False if the names of the model's outputs forbid it."""

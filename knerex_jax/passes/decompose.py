@@ -1,13 +1,11 @@
 """Rewrites that spell an operator out in those that have an integer rule."""
 
-import math
-from itertools import accumulate
-
 import numpy as np
 
 from knerex_jax.graph.ir import Node
 from knerex_jax.ops.reduce import reduced_axes
-from knerex_jax.passes.base import GraphBuilder, rewrite
+from knerex_jax.ops.softmax import softmax_axes
+from knerex_jax.passes.base import Emit, GraphBuilder, rewrite
 
 
 @rewrite("Sum")
@@ -26,22 +24,6 @@ def sum_to_adds(b: GraphBuilder, node: Node) -> None:
         total = emit("Add", total, other, output=node.outputs[0] if i == len(others) - 1 else None)
 
 
-@rewrite("Split")
-def split_to_slices(b: GraphBuilder, node: Node) -> None:
-    """Cuts the parts out one by one.
-
-    Before: y0, ..., yn = Split(x)
-    After:  yi = Slice(x)
-    """
-    x = node.inputs[0]
-    axis = node.attrs.axis % len(b.shape(x))
-    ends = list(accumulate(b.shape(t)[axis] for t in node.outputs if t))
-    assert "" not in node.outputs and ends[-1] == b.shape(x)[axis], f"{node.name}: a part of Split is unnamed"
-    emit = b.replace(node)
-    for output, start, end in zip(node.outputs, [0, *ends], ends, strict=False):
-        emit("Slice", x, output=output, starts=(start,), ends=(end,), axes=(axis,), steps=(1,))
-
-
 @rewrite("Softmax")
 def spell_out_softmax(b: GraphBuilder, node: Node) -> None:
     """Spells softmax out, with the maximum taken off first so that no exponential exceeds 1.
@@ -49,12 +31,31 @@ def spell_out_softmax(b: GraphBuilder, node: Node) -> None:
     Before: y = Softmax(x)
     After:  e = Exp(Sub(x, ReduceMax(x))); y = Mul(e, Reciprocal(ReduceSum(e))), everything but y marked as wide
     """
-    x, axes = node.inputs[0], (node.attrs.axis % len(b.shape(node.inputs[0])),)
+    x = node.inputs[0]
+    axes = softmax_axes(node.attrs, len(b.shape(x)))
     emit = b.replace(node)
-    peak = emit("ReduceMax", x, axes=axes, keepdims=1, wide=True)
-    e = emit("Exp", emit("Sub", x, peak, wide=True), wide=True)
+    e = emit("Exp", _below_peak(emit, x, axes), wide=True)
     share = emit("Reciprocal", emit("ReduceSum", e, axes=axes, keepdims=1, wide=True), wide=True)
     emit("Mul", e, share, output=node.outputs[0])
+
+
+@rewrite("LogSoftmax")
+def spell_out_log_softmax(b: GraphBuilder, node: Node) -> None:
+    """Spells the logarithm of a softmax out.
+
+    Before: y = LogSoftmax(x)
+    After:  d = Sub(x, ReduceMax(x)); y = Sub(d, Log(ReduceSum(Exp(d)))), everything but y marked as wide
+    """
+    x = node.inputs[0]
+    axes = softmax_axes(node.attrs, len(b.shape(x)))
+    emit = b.replace(node)
+    d = _below_peak(emit, x, axes)
+    total = emit("ReduceSum", emit("Exp", d, wide=True), axes=axes, keepdims=1, wide=True)
+    emit("Sub", d, emit("Log", total, wide=True), output=node.outputs[0])
+
+
+def _below_peak(emit: Emit, x: str, axes: tuple[int, ...]) -> str:
+    return emit("Sub", x, emit("ReduceMax", x, axes=axes, keepdims=1, wide=True), wide=True)
 
 
 @rewrite("Div")
@@ -79,7 +80,76 @@ def divide_by_reciprocal(b: GraphBuilder, node: Node) -> None:
         b.replace(node)("Reciprocal", d, output=node.outputs[0])
     else:
         emit = b.replace(node)
-        emit("Mul", x, emit("Reciprocal", d), output=node.outputs[0])
+        emit("Mul", x, emit("Reciprocal", d, wide=True), output=node.outputs[0])
+
+
+@rewrite("Pow")
+def plain_powers(b: GraphBuilder, node: Node) -> None:
+    """Writes powers that have an operator of their own with it.
+
+    Before: y = Pow(x, c), c 2, 1/2 or -1
+    After:  y = Mul(x, x), Sqrt(x) or Reciprocal(x)
+    """
+    x, exponent = node.inputs[0], b.constant(node.inputs[1])
+    if exponent is None or exponent.size != 1 or b.dtype(x) != "float32" or b.shape(x) != b.shape(node.outputs[0]):
+        return
+    if exponent.item() == 2:
+        b.replace(node)("Mul", x, x, output=node.outputs[0])
+    elif exponent.item() in (0.5, -1):
+        b.replace(node)("Sqrt" if exponent.item() > 0 else "Reciprocal", x, output=node.outputs[0])
+
+
+@rewrite("Swish")
+def spell_out_swish(b: GraphBuilder, node: Node) -> None:
+    """Spells SiLU out.
+
+    Before: y = Swish(x), alpha
+    After:  y = Mul(x, Sigmoid(alpha * x))
+    """
+    x, alpha = node.inputs[0], node.attrs.alpha
+    emit = b.replace(node)
+    scaled = x if alpha == 1 else emit("Mul", x, b.new_constant(f"{node.name}.alpha", np.array(alpha, np.float32)))
+    emit("Mul", x, emit("Sigmoid", scaled), output=node.outputs[0])
+
+
+@rewrite("Mean")
+def mean_to_sum(b: GraphBuilder, node: Node) -> None:
+    """Averages operands by adding them.
+
+    Before: y = Mean(x0, ..., xn)
+    After:  y = Mul(Sum(x0, ..., xn), 1 / (n + 1))
+    """
+    if b.dtype(node.outputs[0]) != "float32":
+        return
+    share = b.new_constant(f"{node.name}.share", np.array(1 / len(node.inputs), np.float32))
+    emit = b.replace(node)
+    emit("Mul", emit("Sum", *node.inputs), share, output=node.outputs[0])
+
+
+@rewrite("LRN")
+def spell_out_lrn(b: GraphBuilder, node: Node) -> None:
+    """Spells a local response normalisation out; its sum over neighbouring channels is a 1x1 convolution.
+
+    Before: y = LRN(x)
+    After:  y = Mul(x, Pow(Conv(x * x) + bias, -beta)), the weights alpha / size near the diagonal
+    """
+    x, a = node.inputs[0], node.attrs
+    shape = b.shape(x)
+    gap = np.arange(shape[1]) - np.arange(shape[1])[:, None]  # input channel - output channel
+    near = (gap >= -((a.size - 1) // 2)) & (gap <= a.size // 2)
+    weight = np.where(near, a.alpha / a.size, 0).astype(np.float32).reshape(*near.shape, *(1,) * (len(shape) - 2))
+    n = len(shape) - 2
+    constants = [
+        b.new_constant(f"{node.name}.weight", weight),
+        b.new_constant(f"{node.name}.bias", np.full(shape[1], a.bias, np.float32)),
+    ]
+    power = b.new_constant(f"{node.name}.power", np.array(-a.beta, np.float32))
+    emit = b.replace(node)
+    total = emit(
+        "Conv", emit("Mul", x, x, wide=True), *constants, kernel_shape=(1,) * n, strides=(1,) * n, dilations=(1,) * n,
+        pads=(0,) * (2 * n), wide=True,
+    )  # fmt: skip
+    emit("Mul", x, emit("Pow", total, power, wide=True), output=node.outputs[0])
 
 
 @rewrite("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
@@ -95,30 +165,3 @@ def keep_reduced_axes(b: GraphBuilder, node: Node) -> None:
     emit = b.replace(node)
     reduced = emit(node.op_type, *node.inputs, axes=axes, keepdims=1)
     emit("Reshape", reduced, output=node.outputs[0], shape=b.shape(node.outputs[0]))
-
-
-@rewrite("Gather")
-def gather_to_slice(b: GraphBuilder, node: Node) -> None:
-    """Takes neighbouring entries as a slice.
-
-    Before: y = Gather(x, i), i one constant index or an evenly rising row of them, x computed
-    After:  y = Slice(x), with a Reshape behind it where the axis disappears
-    """
-    x, indices = node.inputs[0], b.constant(node.inputs[1])
-    if indices is None or indices.size == 0 or b.constant(x) is not None:
-        return
-    shape = b.shape(x)
-    axis = node.attrs.axis % len(shape)
-    where = indices.ravel() % shape[axis]
-    step = int(where[1] - where[0]) if where.size > 1 else 1
-    if (where.size > 1 and indices.ndim != 1) or step < 1 or not (np.diff(where) == step).all():
-        return
-    cut: dict[str, tuple[int, ...]] = {
-        "starts": (int(where[0]),), "ends": (int(where[-1]) + 1,), "axes": (axis,), "steps": (step,)
-    }  # fmt: skip
-    emit = b.replace(node)
-    if indices.ndim == 1:
-        emit("Slice", x, output=node.outputs[0], **cut)
-    else:
-        assert math.prod(indices.shape) == 1
-        emit("Reshape", emit("Slice", x, **cut), output=node.outputs[0], shape=b.shape(node.outputs[0]))

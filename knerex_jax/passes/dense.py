@@ -1,5 +1,7 @@
 """Rewrites of dense layers to the one form that has an integer rule."""
 
+import math
+
 import numpy as np
 
 from knerex_jax.graph.ir import Node
@@ -60,16 +62,21 @@ def gemm_of_computed_to_matmul(b: GraphBuilder, node: Node) -> None:
 def matmul_to_gemm(b: GraphBuilder, node: Node) -> None:
     """Writes a matrix product with constant weights as a dense layer, so that an Add behind it becomes its bias.
 
-    Before: y = MatMul(x, w), x of rank 2, w [I, O] constant
-    After:  y = Gemm(x, w transposed), transB 1
+    Before: y = MatMul(x, w), x of rank 2 or more, w [..1, I, O] constant
+    After:  y = Gemm(x, w transposed), transB 1, between two Reshapes where x has more than two axes
     """
-    weight = b.constant(node.inputs[1])
-    if weight is None or weight.ndim != 2 or len(b.shape(node.inputs[0])) != 2 or weight.dtype != np.float32:
+    x, weight, shape = node.inputs[0], b.constant(node.inputs[1]), b.shape(node.outputs[0])
+    if weight is None or weight.ndim < 2 or weight.size != math.prod(weight.shape[-2:]) or weight.dtype != np.float32:
         return
-    if b.constant(node.inputs[0]) is not None:
+    if b.constant(x) is not None or len(b.shape(x)) < 2:
         return
     emit = b.replace(node)
-    emit("Gemm", node.inputs[0], b.new_constant(f"{node.name}.weight", weight.T), output=node.outputs[0], transB=1)
+    matrix = b.new_constant(f"{node.name}.weight", weight.reshape(weight.shape[-2:]).T)
+    if len(shape) == 2:
+        emit("Gemm", x, matrix, output=node.outputs[0], transB=1)
+        return
+    rows = emit("Reshape", x, shape=(math.prod(shape[:-1]), b.shape(x)[-1]))
+    emit("Reshape", emit("Gemm", rows, matrix, transB=1), output=node.outputs[0], shape=shape)
 
 
 def _row(c: np.ndarray | None, rows: int, columns: int) -> np.ndarray | None:

@@ -1,5 +1,6 @@
 """Rewrites that put numbers into constants. Sums and products are in float64 and rounded to float32 once."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -116,21 +117,24 @@ def normalise_batch_norm(b: GraphBuilder, node: Node) -> None:
 def constant_to_batch_norm(b: GraphBuilder, node: Node) -> None:
     """Writes arithmetic with a per-channel constant as the diagonal operator it is.
 
-    Before: y = x * c, x + c, x - c, c - x or x / c; c a scalar or a vector along axis 1, x float32 of rank 2 or more
-    After:  y = BatchNormalization(x) in normal form
+    Before: y = x * c, x + c, x - c, c - x or x / c; c a scalar or a vector along one axis, x float32
+    After:  y = BatchNormalization(x) in normal form, between two Reshapes where the axis is not axis 1
     """
     for side in (0, 1):
         constant, x = b.constant(node.inputs[side]), node.inputs[1 - side]
         if constant is None or b.constant(x) is not None or (node.op_type == "Div" and side == 0):
             continue
         shape = b.shape(x)
-        if b.dtype(x) != "float32" or b.shape(node.outputs[0]) != shape or len(shape) < 2:
+        if b.dtype(x) != "float32" or b.shape(node.outputs[0]) != shape or not shape:
             continue
         aligned = (1,) * (len(shape) - constant.ndim) + constant.shape
-        if len(aligned) != len(shape) or any(n != 1 for i, n in enumerate(aligned) if i != 1):
+        along = [i for i, n in enumerate(aligned) if n != 1]
+        if len(aligned) != len(shape) or len(along) > 1:
             continue
-        value = np.broadcast_to(constant.astype(np.float64).reshape(-1), (shape[1],))
-        ones, zeros = np.ones(shape[1]), np.zeros(shape[1])
+        axis = along[0] if along else min(1, len(shape) - 1)
+        count = shape[axis]
+        value = np.broadcast_to(constant.astype(np.float64).reshape(-1), (count,))
+        ones, zeros = np.ones(count), np.zeros(count)
         if node.op_type == "Mul":
             scale, shift = value, zeros
         elif node.op_type == "Div":
@@ -141,7 +145,15 @@ def constant_to_batch_norm(b: GraphBuilder, node: Node) -> None:
             scale, shift = ones, value
         else:
             scale, shift = (-ones, value) if side == 0 else (ones, -value)
-        _emit_affine(b, b.replace(node), x, scale, shift, node)
+        emit = b.replace(node)
+        if axis == 1:
+            _emit_affine(b, emit, x, scale, shift, node)
+        else:
+            maker = b.producer(x)  # the inside of a decomposed operator keeps its width until it is scaled
+            wide = maker is not None and maker.wide
+            flat = emit("Reshape", x, shape=(math.prod(shape[:axis]), *shape[axis:]), wide=wide)
+            y = _emit_affine(b, emit, flat, scale, shift, node, output=None)
+            emit("Reshape", y, output=node.outputs[0], shape=shape)
         return
 
 
@@ -186,12 +198,21 @@ def affine_of(b: GraphBuilder, node: Node) -> tuple[np.ndarray, np.ndarray] | No
     return scale, beta - mean * scale
 
 
-def _emit_affine(b: GraphBuilder, emit: Emit, x: str, scale: np.ndarray, shift: np.ndarray, node: Node) -> None:
-    """A BatchNormalization in normal form in place of a node."""
+def _emit_affine(
+    b: GraphBuilder,
+    emit: Emit,
+    x: str,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    node: Node,
+    output: str | None = "",
+) -> str:
+    """A BatchNormalization in normal form in place of a node (output None: before it)."""
     count = len(scale)
     values = {"scale": scale, "bias": shift, "mean": np.zeros(count), "var": np.ones(count)}
     constants = [b.new_constant(f"{node.name}.{key}", rounded(value)) for key, value in values.items()]
-    emit("BatchNormalization", x, *constants, output=node.outputs[0], epsilon=0.0)
+    output = node.outputs[0] if output == "" else output
+    return emit("BatchNormalization", x, *constants, output=output, epsilon=0.0)
 
 
 def _bias(b: GraphBuilder, node: Node, count: int) -> np.ndarray | None:

@@ -84,11 +84,11 @@ def open_clip_to_relu(b: GraphBuilder, node: Node) -> None:
 def mean_to_global_pool(b: GraphBuilder, node: Node) -> None:
     """Writes the mean over the whole feature map as pooling.
 
-    Before: y = ReduceMean(x) over all axes but the first two
+    Before: y = ReduceMean(x) over all axes but the first two, not within a normalisation
     After:  y = GlobalAveragePool(x), with a Reshape behind it if the axes are not kept
     """
     rank = len(b.shape(node.inputs[0]))
-    if rank < 3 or reduced_axes(node.attrs, rank) != tuple(range(2, rank)):
+    if rank < 3 or node.wide or reduced_axes(node.attrs, rank) != tuple(range(2, rank)):
         return
     emit = b.replace(node)
     if node.attrs.keepdims:

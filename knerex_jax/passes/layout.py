@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from knerex_jax.graph.ir import Node
 from knerex_jax.ops.reduce import reduced_axes
-from knerex_jax.passes.base import GraphBuilder, rewrite
+from knerex_jax.passes.base import GraphBuilder, input_of, rewrite
 
 
 @rewrite("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -32,6 +32,23 @@ def merge_reshapes(b: GraphBuilder, node: Node) -> None:
         node = b.reconnect(node, inner.inputs[:1])
     if b.shape(node.inputs[0]) == b.shape(node.outputs[0]):
         b.bypass(node, node.inputs[0])
+
+
+@rewrite("Relu", "Clip", "LeakyRelu", "HardSwish")
+def activation_before_reshape(b: GraphBuilder, node: Node) -> None:
+    """Brings an activation next to the weights it can be fused with.
+
+    Before: y = Activation(Reshape(x)); x is made by a weighted node, and nothing else reads either
+    After:  y = Reshape(Activation(x))
+    """
+    reshape = b.private_producer(node.inputs[0], "Reshape")
+    if reshape is None or input_of(node, 1):
+        return
+    if b.private_producer(reshape.inputs[0], "Gemm", "Conv", "ConvTranspose", "BatchNormalization") is None:
+        return
+    emit = b.replace(reshape, node)
+    y = emit(node.op_type, reshape.inputs[0], attrs=node.attrs)
+    emit("Reshape", y, output=node.outputs[0], name=reshape.name, attrs=reshape.attrs)
 
 
 @rewrite("Transpose")

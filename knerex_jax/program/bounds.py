@@ -16,6 +16,10 @@ from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.program.primitives import (
     Activate,
     Align,
+    Const,
+    Interp,
+    Island,
+    Lookup,
     Mac,
     MatMul,
     MaxPool,
@@ -39,7 +43,7 @@ class StepBound:
       value: largest |value| before the last shift: p of a mac with its bias, the combined operands of an align, the
         sum of a pool. Not limited to the register: a value beyond it saturates there.
       product: largest |value after saturation * multiplier|; `value` where nothing is multiplied.
-      leak: largest |p * slope| of a leaky activation, before or after its shift; 0 without one.
+      leak: largest |p * slope| of a leaky activation, before or after its shift, or |p * t| of a hard-swish; 0 without.
       width: bits of the register that holds the value.
       saturating: channels of the register that some input could saturate.
       channels: channels in all.
@@ -104,11 +108,16 @@ def bound_program(program: Program, constants: Constants) -> Bounds:
       program: what runs.
       constants: instruction name -> its integers.
     """
-    codes: dict[str, Interval] = {t: data_limits(program.tensor[t].bits) for t in program.inputs}
+    codes: dict[str, Interval] = {t: data_limits(program.tensor[t].bits) for t in program.inputs if t in program.tensor}
     steps = {}
     for i in program.instructions:
+        if isinstance(i, Island):
+            codes.update((t, data_limits(program.tensor[t].bits)) for t in i.outputs if t in program.tensor)
+            steps[i.name] = StepBound()
+            continue
         rule = _RULES[i.rule]
-        step, span = rule(i, constants[i.name], [codes[t] for t in i.inputs], [program.tensor[t] for t in i.inputs])
+        coded = [t for t in i.inputs if t in program.tensor]
+        step, span = rule(i, constants[i.name], [codes[t] for t in coded], [program.tensor[t] for t in coded])
         low, high = data_limits(i.bits)
         codes[i.output] = (max(low, min(span[0], high)), min(high, max(span[1], low)))
         steps[i.name] = step
@@ -147,7 +156,7 @@ def _mac(i: Mac, c: Mapping[str, np.ndarray], xs: list[Interval], _: list[CodeTe
     value = np.maximum(value, np.abs(p)).max(axis=0)
     p = np.clip(p, -top, top - 1)
     p, leak = _activated(i.act, p, c, top)
-    product = p * np.asarray(c["m"], np.int64) if i.post_multiplier else p
+    product = p * np.asarray(c["m"], np.int64) if "m" in c else p
     step = StepBound(
         terms=weight.shape[1], sum=int(np.maximum(most, -least).max()), value=int(value.max()),
         product=int(np.abs(product).max()), leak=leak, width=i.psum_bits, saturating=int((value >= top).sum()),
@@ -177,6 +186,15 @@ def _activated(act: str, p: np.ndarray, c: Mapping[str, np.ndarray], top: int) -
         negative = np.clip(shifted, -top, top - 1)
         both = np.concatenate(np.broadcast_arrays(negative, np.maximum(p, 0)))
         return np.stack([both.min(axis=0), both.max(axis=0)]), max(_peak(scaled), _peak(shifted))
+    if act == "hard_swish":
+        # p * t is lowest at p = -three / 2; not monotonic, so it is enclosed instead of evaluated at the ends of p.
+        t = np.clip(p + np.asarray(c["three"], np.int64), 0, np.asarray(c["six"], np.int64))
+        both = np.stack([np.minimum(p[0], 0) * t[1], np.maximum(p[1], 0) * t[1]])
+        return both, _peak(both)
+    if act == "neg":
+        return -p[::-1], 0
+    if act == "abs":
+        return np.stack([np.where((p[0] <= 0) & (p[1] >= 0), 0, np.abs(p).min(axis=0)), np.abs(p).max(axis=0)]), 0
     return p, 0
 
 
@@ -262,6 +280,24 @@ def _move(i: Move, c: Mapping[str, np.ndarray], xs: list[Interval], _: list[Code
     return StepBound(value=peak, product=peak, shift=_span(c["n"])), _span(exact_shr(moved, c["n"]))
 
 
+def _interp(i: Interp, c: Mapping[str, np.ndarray], xs: list[Interval], _: list[CodeTensor]):
+    low, high = (np.asarray([v], np.int64) for v in (min(xs[0][0], 0), max(xs[0][1], 0)))
+    terms = 1
+    for k in range(len(i.axes)):
+        weight = np.asarray(c[f"weight{k}"], np.int64)
+        up, down = int(np.maximum(weight, 0).sum(axis=1).max()), int(np.minimum(weight, 0).sum(axis=1).min())
+        low, high = low * up + high * down, high * up + low * down
+        terms *= weight.shape[1]
+    ends = np.stack([low, high])
+    peak = _peak(ends)
+    step = StepBound(terms=terms, sum=peak, value=peak, product=peak, width=64, shift=_span(c["n"]))
+    return step, _span(exact_shr(ends, c["n"]))
+
+
+def _held(i: Const | Lookup, c: Mapping[str, np.ndarray], xs: list[Interval], _: list[CodeTensor]):
+    return StepBound(), _span(c["codes"])
+
+
 def _table(i: Table, c: Mapping[str, np.ndarray], xs: list[Interval], _: list[CodeTensor]):
     first = data_limits(i.x_bits)[0]
     reached = np.asarray(c["table"])[xs[0][0] - first : xs[0][1] - first + 1]
@@ -289,5 +325,8 @@ _RULES: dict[str, _Rule] = {
     "poolsum": _poolsum,
     "maxpool": _maxpool,
     "move": _move,
+    "interp": _interp,
+    "const": _held,
+    "lookup": _held,
     "table": _table,
 }

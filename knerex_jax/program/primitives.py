@@ -48,8 +48,13 @@ class Primitive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     bits: int
     axis: int | None = None
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All tensors it makes."""
+        return (self.output,)
 
-Act = Literal["none", "relu", "clip", "leaky"]
+
+Act = Literal["none", "relu", "clip", "leaky", "hard_swish"]
 
 
 class Mac(Primitive, frozen=True, kw_only=True, tag="mac"):
@@ -78,7 +83,7 @@ class Activate(Primitive, frozen=True, kw_only=True, tag="activate"):
 
     rule: ClassVar[str] = "act"
     x_bits: int
-    act: Act
+    act: Literal["relu", "clip", "leaky", "neg", "abs"]
 
 
 class Align(Primitive, frozen=True, kw_only=True, tag="align"):
@@ -127,11 +132,15 @@ class PoolSum(Primitive, frozen=True, kw_only=True, tag="poolsum"):
 
 
 class MaxPool(Primitive, frozen=True, kw_only=True, tag="maxpool"):
-    """Maximum over a window (padding never wins) or whole axes (kept), y = sat_out(shr(., n)). Constants: n."""
+    """Maximum over a window (padding never wins) or whole axes (kept), y = sat_out(shr(., n)). Constants: n.
+
+    With `least` the minimum over whole axes instead.
+    """
 
     rule: ClassVar[str] = "maxpool"
     window: Window | None = None
     axes: Shape = ()
+    least: bool = False
     x_bits: int
 
 
@@ -140,7 +149,7 @@ class Move(Primitive, frozen=True, kw_only=True, tag="move"):
 
     kind and args: reshape (shape,); transpose (permutation,); expand (shape,); concat ((axis,),);
     pad (begins, ends), code 0; slice (starts, stops, steps), one entry per axis, stops exclusive, steps may be negative
-    (stop -1 then means "through index 0"); gather ((axis,), indices).
+    (stop -1 then means "through index 0"); gather (axes, places along the first axis, along the second, ...).
 
     Constants: n [C] after the move along `axis`; where the radix must change before the move (the channels mix),
     n_in [K, C_k] along `in_axes[k]` of operand k instead (rows as long as the widest operand; a narrower one uses the
@@ -154,6 +163,61 @@ class Move(Primitive, frozen=True, kw_only=True, tag="move"):
     in_axes: tuple[int | None, ...] | None = None
 
 
+class Interp(Primitive, frozen=True, kw_only=True, tag="interp"):
+    """Separable interpolation: y = sat_out(shr(sum over taps of weight * x, n)), one exact sum over all `axes`.
+
+    Constants: index{k} and weight{k} int32 [size of the output along axes[k], taps]; n.
+    """
+
+    rule: ClassVar[str] = "interp"
+    axes: Shape
+    x_bits: int
+
+
+class Const(Primitive, frozen=True, kw_only=True, tag="const"):
+    """A constant as an operand. Constants: codes, shaped like the output."""
+
+    rule: ClassVar[str] = "const"
+
+
+class Lookup(Primitive, frozen=True, kw_only=True, tag="lookup"):
+    """Rows of a table of codes: y = take(codes, x, at), x a plain tensor of indices; negative ones count from the end.
+
+    Constants: codes, in the format of the output.
+    """
+
+    rule: ClassVar[str] = "lookup"
+    at: int
+
+
+class Island(Primitive, frozen=True, kw_only=True, tag="island"):
+    """An operator without an integer rule, on the host: codes are dequantized, results quantized. Section 3, rule 10.
+
+    Inputs and outputs may be code tensors or plain ones (integers, booleans), which pass through exactly.
+
+    Attributes:
+      node: the ONNX node, serialised; its inputs are names of tensors of the program or of constants ("" if absent).
+      opset: version of the standard operators it follows.
+      digest: of the routine that computes it (`program.island.routine_digest`).
+      more: its further outputs ("" where one is not wanted).
+      constant_types: (constant, element type) of its constant inputs.
+
+    Constants: one array per constant input, under its name.
+    """
+
+    rule: ClassVar[str] = "island"
+    node: bytes
+    opset: int
+    digest: str
+    more: tuple[str, ...] = ()
+    constant_types: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All tensors it makes."""
+        return tuple(t for t in (self.output, *self.more) if t)
+
+
 class Table(Primitive, frozen=True, kw_only=True, tag="table"):
     """y = table[x - lowest code of x]. Constants: table, 256 entries for 8-bit x, 32,768 for 15-bit x."""
 
@@ -161,4 +225,6 @@ class Table(Primitive, frozen=True, kw_only=True, tag="table"):
     x_bits: int
 
 
-Instruction = Mac | Activate | Align | Mul | MatMul | PoolSum | MaxPool | Move | Table
+Instruction = (
+    Mac | Activate | Align | Mul | MatMul | PoolSum | MaxPool | Move | Interp | Const | Lookup | Island | Table
+)

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
-from knerex_jax.program.primitives import Instruction
+from knerex_jax.program.primitives import Instruction, Island
 
 Constants = Mapping[str, Mapping[str, np.ndarray]]
 """instruction name, or "tensor:" + tensor name -> constant name -> array; see the primitives' docstrings."""
@@ -21,6 +21,13 @@ class CodeTensor(msgspec.Struct, frozen=True):
     axis: int | None = None
 
 
+class PlainTensor(msgspec.Struct, frozen=True):
+    """Shape of one sample and numpy element type of a tensor that is never quantized: indices, masks, counts."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
 class Program(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What the hardware would run, apart from its integers.
 
@@ -32,6 +39,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True, dict=True):
       inputs, outputs: tensor names, in the model's order.
       instructions: in execution order.
       tensors: (name, type) of every code tensor, in order of appearance.
+      plain: (name, type) of every tensor that is exact instead of coded; inputs and outputs may be plain, too.
     """
 
     name: str
@@ -41,8 +49,24 @@ class Program(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     outputs: tuple[str, ...]
     instructions: tuple[Instruction, ...]
     tensors: tuple[tuple[str, CodeTensor], ...]
+    plain: tuple[tuple[str, PlainTensor], ...] = ()
 
     @cached_property
     def tensor(self) -> dict[str, CodeTensor]:
-        """Tensor name -> type."""
+        """Name of a code tensor -> type."""
         return dict(self.tensors)
+
+    @cached_property
+    def exact(self) -> dict[str, PlainTensor]:
+        """Name of a plain tensor -> type."""
+        return dict(self.plain)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name of any tensor -> shape."""
+        return {t: held.shape for t, held in (*self.tensors, *self.plain)}
+
+    @property
+    def islands(self) -> tuple[Island, ...]:
+        """The instructions that run on the host."""
+        return tuple(i for i in self.instructions if isinstance(i, Island))

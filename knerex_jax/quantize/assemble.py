@@ -4,14 +4,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from knerex_jax.errors import UnsupportedOpError
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.build import ProgramView
+from knerex_jax.ops.island import island_program
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.primitives import Instruction
-from knerex_jax.program.program import CodeTensor, Program
+from knerex_jax.program.program import CodeTensor, PlainTensor, Program
 from knerex_jax.quantize.plan import QuantPlan
+from knerex_jax.quantize.structure import is_plain
 from knerex_jax.targets.spec import Target
 
 
@@ -23,7 +25,7 @@ def assemble(
     Two plans that differ only in radix and scale give equal (and equally hashed) programs with different constants.
 
     Raises:
-      UnsupportedOpError: an operator has no fixed-point rule.
+      UnsupportedOpError: an operator has neither an integer rule nor a reference to run on the host.
       PlanError: a shift is out of range; names the node.
     """
     graph = model.graph
@@ -41,17 +43,18 @@ def assemble(
     for node in graph.nodes:
         if node.name in swallowed:
             continue
-        rule = registry[node.op_type].to_program
-        if rule is None:
-            raise UnsupportedOpError(
-                f"operator {node.op_type} has no fixed-point rule", where=f"node {node.name}",
-                fix="cut the model before this node, or register an OpDef with a to_program rule",
-            )  # fmt: skip
+        rule = op_of(node, registry).to_program
+        if node.name in plan.islands or is_plain(node, model):
+            rule = island_program
+        assert rule is not None, f"{node.name} has no integer rule and is no island"
         for instruction, integers in rule(node, view):
             instructions.append(instruction)
             constants[instruction.name] = dict(integers)
-    tensors = {}
-    for t in (*graph.inputs, *(i.output for i in instructions)):
+    tensors, plain = {}, {}
+    for t in (*graph.inputs, *(t for i in instructions for t in i.outputs)):
+        if t not in plan.formats:
+            plain[t] = PlainTensor(graph.shape(t), graph.types[t].dtype)
+            continue
         f = plan.formats[t]
         tensors[t] = CodeTensor(graph.shape(t), f.bits, f.axis)
         constants[f"tensor:{t}"] = {
@@ -60,6 +63,6 @@ def assemble(
         }
     program = Program(
         name=graph.name, platform=plan.platform, inputs=graph.inputs, outputs=graph.outputs,
-        instructions=tuple(instructions), tensors=tuple(tensors.items()),
+        instructions=tuple(instructions), tensors=tuple(tensors.items()), plain=tuple(plain.items()),
     )  # fmt: skip
     return program, constants

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
+from knerex_jax.ops.constant import is_constant_operand
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.structure import Structure, is_weighted
@@ -22,6 +23,7 @@ class WidthRequest:
     weights: int = 8
     model_in: int = 8
     model_out: int = 8
+    constants: int = 15
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def assign_widths(
     data = dict.fromkeys(structure.tensors, request.data)
     if 15 in target.data_bits:
         data.update({t: 15 for n in graph.nodes if n.wide for t in n.outputs})
-    data.update(dict.fromkeys(graph.inputs, request.model_in))
-    data.update(dict.fromkeys(graph.outputs, request.model_out))
+    constants = request.constants if request.constants in target.data_bits else max(target.data_bits)
+    data.update({n.outputs[0]: constants for n in graph.nodes if is_constant_operand(n, model)})
+    data.update((t, request.model_in) for t in graph.inputs if t in data)
+    data.update((t, request.model_out) for t in graph.outputs if t in data)
     weights = {n.name: request.weights for n in graph.nodes if is_weighted(n, model, registry)}
     return Widths(data, weights)

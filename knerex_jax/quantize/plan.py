@@ -31,6 +31,7 @@ class QuantPlan:
       post_multiplier: whether `mac` has the per-channel multiplier, and Add the free operand scales.
       weight_bits: weighted node -> 4, 8 or 15.
       fused: weighted node -> name of the activation node fused into it.
+      islands: nodes that run in float on the host between quantized boundaries.
       rescales: names of the inserted rescale nodes (BatchNormalization by ones in the planned graph).
       notes: requested, applied, why.
     """
@@ -40,6 +41,7 @@ class QuantPlan:
     post_multiplier: bool = field(metadata=dict(static=True))
     weight_bits: Mapping[str, int] = field(metadata=dict(static=True))
     fused: Mapping[str, str] = field(metadata=dict(static=True))
+    islands: tuple[str, ...] = field(default=(), metadata=dict(static=True))
     rescales: tuple[str, ...] = field(default=(), metadata=dict(static=True))
     notes: tuple[Note, ...] = field(default=(), metadata=dict(static=True))
 
@@ -60,6 +62,7 @@ class QuantPlan:
             },
             "weight_bits": dict(self.weight_bits),
             "fused": dict(self.fused),
+            "islands": list(self.islands),
             "rescales": list(self.rescales),
             "notes": [vars(n) for n in self.notes],
         }
@@ -77,6 +80,7 @@ def plan_from_json(data: Mapping[str, Any]) -> QuantPlan:
         post_multiplier=data["post_multiplier"],
         weight_bits=data["weight_bits"],
         fused=data["fused"],
+        islands=tuple(data["islands"]),
         rescales=tuple(data["rescales"]),
         notes=tuple(Note(**n) for n in data["notes"]),
     )

@@ -1,11 +1,13 @@
 """From a decomposed model and its ranges to a planned model: structure, slots, formats, program."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from knerex_jax.calibrate.ranges import Ranges
+from knerex_jax.errors import PlanError
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
@@ -14,7 +16,7 @@ from knerex_jax.quantize.assemble import assemble
 from knerex_jax.quantize.bitwidth import WidthRequest, assign_widths
 from knerex_jax.quantize.plan import QuantPlan
 from knerex_jax.quantize.rescale import Slots, find_slots, insert_slots
-from knerex_jax.quantize.solve import RangePolicy, channel_absmax, solve
+from knerex_jax.quantize.solve import RangePolicy, ScaleClash, channel_absmax, solve
 from knerex_jax.quantize.structure import Structure, analyse
 from knerex_jax.targets.spec import Target
 
@@ -61,21 +63,79 @@ def plan_model(
 
     Raises:
       PlanError: no legal plan, or a shift out of range; names the node.
-      UnsupportedOpError: an operator without a fixed-point rule.
+      UnsupportedOpError: an operator that has neither an integer rule nor a reference to run on the host.
     """
     policy = policy or RangePolicy()
+    separate = separate_activations(model, request)
+    attempt = partial(_attempt, model, ranges, request, target, policy, registry, separate)
+    slots = _search(attempt, model) if slots is None else slots
+    made = attempt(slots)
+    plan = replace(made.plan, rescales=tuple(made.copies))
+    program, constants = assemble(made.model, plan, target, registry)
+    return Planned(made.model, made.structure, plan, slots, program, constants)
 
-    def solved(model: Model, ranges: Ranges) -> tuple[Structure, QuantPlan, Mapping[str, np.ndarray]]:
-        structure = analyse(model, target, registry)
-        widths = assign_widths(model, structure, request, target, registry)
-        absmax = channel_absmax(model, structure, ranges, widths, policy)
-        return structure, solve(model, structure, absmax, widths, target), absmax
 
-    if slots is None:
-        structure, plan, absmax = solved(model, ranges)
-        slots = find_slots(model, structure, plan, absmax)
-    planned, copies = insert_slots(model, slots)
-    structure, plan, _ = solved(planned, ranges.with_copies(copies))
-    plan = replace(plan, rescales=tuple(copies))
-    program, constants = assemble(planned, plan, target, registry)
-    return Planned(planned, structure, plan, slots, program, constants)
+def separate_activations(model: Model, request: WidthRequest) -> tuple[str, ...]:
+    """Activations that are not fused: with 15-bit data a table of a hard-swish has steps enough."""
+    if request.data == 8:
+        return ()
+    return tuple(n.name for n in model.graph.nodes if n.op_type == "HardSwish")
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A plan with given slots; `free`: the ranges by channel, before any are made per layer."""
+
+    model: Model
+    structure: Structure
+    plan: QuantPlan
+    copies: Mapping[str, str]
+    free: Mapping[str, np.ndarray]
+    target: Target
+
+
+def _attempt(
+    model: Model,
+    ranges: Ranges,
+    request: WidthRequest,
+    target: Target,
+    policy: RangePolicy,
+    registry: Mapping[str, OpDef],
+    separate: Collection[str],
+    slots: Slots,
+) -> _Attempt:
+    axes = analyse(model, target, registry, separate).axes if slots else {}
+    planned, copies = insert_slots(model, slots, axes)
+    structure, held = analyse(planned, target, registry, separate), ranges.with_copies(copies)
+    widths = assign_widths(planned, structure, request, target, registry)
+    absmax = channel_absmax(planned, structure, held, widths, policy)
+    free = channel_absmax(planned, replace(structure, layer=frozenset()), held, widths, policy)
+    return _Attempt(planned, structure, solve(planned, structure, absmax, widths, target), copies, free, target)
+
+
+def _search(attempt: Callable[[Slots], _Attempt], model: Model) -> Slots:
+    """The slots a model needs with these ranges: behind products that nothing else fits, then the profitable ones.
+
+    Raises:
+      PlanError: the scale of a product fits nowhere.
+    """
+    behind: Slots = ()
+    found: Slots | None = None
+    while True:
+        try:
+            made = attempt((*behind, *(found or ())))
+        except ScaleClash as clash:
+            y = clash.tensor
+            if any(y.startswith(t) for t, _ in behind) or y not in model.graph.types:
+                raise PlanError(
+                    "its scale is the product of its operands' scales, but another tensor imposes one, too",
+                    where=f"tensor {y}", fix="insert a BatchNormalization by ones behind the multiplication",
+                ) from clash  # fmt: skip
+            readers = () if y in model.graph.outputs else tuple(n.name for n in model.graph.readers[y])
+            behind = (*behind, (y, readers))
+            continue
+        if found is not None:
+            return (*behind, *found)
+        found = find_slots(made.model, made.structure, made.plan, made.free, made.target)
+        if not found:
+            return behind

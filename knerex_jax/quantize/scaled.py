@@ -13,6 +13,7 @@ import numpy as np
 from knerex_jax.graph.ir import Model, Node, TensorType
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.activation import ClipAttrs
+from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.opdef import NoAttrs, OpDef
 from knerex_jax.quantize.plan import QuantPlan
 from knerex_jax.quantize.structure import Structure, is_weighted
@@ -23,16 +24,18 @@ def scale_model(model: Model, structure: Structure, plan: QuantPlan, registry: M
     scaler = _Scaler(model, plan)
     graph = model.graph
     for node in graph.nodes:
-        op = registry[node.op_type]
+        op = op_of(node, registry)
         inputs = tuple(scaler.model_inputs.get(t, t) for t in node.inputs)
-        if is_weighted(node, model, registry):
+        if node.name in structure.plain:
+            scaler.nodes.append(node)
+        elif is_weighted(node, model, registry):
             scaler.fold(node, inputs, op)
+        elif node.name in structure.islands or not structure.own.isdisjoint(node.outputs):
+            scaler.wrap(node, inputs)
         elif op.activation is not None:
             scaler.activation(node, inputs, op)
-        elif structure.own.isdisjoint(node.outputs):
-            scaler.nodes.append(replace(node, inputs=inputs))
         else:
-            scaler.wrap(node, inputs)
+            scaler.nodes.append(replace(node, inputs=inputs))
     return Model(replace(graph, nodes=tuple(scaler.nodes), types=scaler.types), scaler.constants)
 
 
@@ -51,13 +54,16 @@ class _Scaler:
         graph = self.model.graph
         self.constants.update(self.model.constants)
         self.types.update(graph.types)
-        # A value before its fused activation is scaled like the activation's output.
-        self.formats = dict(self.plan.formats) | {
-            graph.node[name].outputs[0]: self.plan.formats[graph.node[act].outputs[0]]
-            for name, act in self.plan.fused.items()
-        }
+        self.formats = dict(self.plan.formats)
+        for name, act in self.plan.fused.items():
+            # A value before its fused activation is scaled like the activation's output, or not at all.
+            after = self.plan.formats[graph.node[act].outputs[0]]
+            plain = graph.node[act].op_type == "HardSwish"
+            held = replace(after, scale=np.ones_like(after.scale)) if plain else after
+            self.formats[graph.node[name].outputs[0]] = held
         for t in graph.inputs:
-            self.model_inputs[t] = self.times(t, self.scale(t), f"{t}/scaled")
+            if t in self.formats:
+                self.model_inputs[t] = self.times(t, self.scale(t), f"{t}/scaled")
 
     def scale(self, tensor: str) -> np.ndarray:
         """Scale of a tensor of the planned graph, float64, broadcastable against it."""
@@ -117,13 +123,15 @@ class _Scaler:
 
     def wrap(self, node: Node, inputs: tuple[str, ...]) -> None:
         """1 / s_x before the node, s_y behind it."""
-        y = node.outputs[0]
-        raw = f"{y}/unscaled"
-        self.types[raw] = self.types[y]
         plain = [
             self.times(scaled, 1.0 / self.scale(t), f"{node.name}/input{i}.unscaled") if t in self.formats else t
             for i, (t, scaled) in enumerate(zip(node.inputs, inputs, strict=True))
         ]
-        self.nodes.append(replace(node, inputs=tuple(plain), outputs=(raw,)))
-        if self.times(raw, self.scale(y), y) == raw:
-            self.append(f"{y}/identity", "Identity", (raw,), y)
+        made = tuple(f"{t}/unscaled" if t in self.formats else t for t in node.outputs)
+        self.nodes.append(replace(node, inputs=tuple(plain), outputs=made))
+        for y, raw in zip(node.outputs, made, strict=True):
+            if raw == y:
+                continue
+            self.types[raw] = self.types[y]
+            if self.times(raw, self.scale(y), y) == raw:
+                self.append(f"{y}/identity", "Identity", (raw,), y)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from knerex_jax.calibrate.ranges import Ranges
-from knerex_jax.errors import PlanError
+from knerex_jax.calibrate.ranges import Ranges, TensorRange
 from knerex_jax.fixedpoint.qformat import QFormat, data_limits, imposed_radix, own_format
 from knerex_jax.graph.ir import Model
 from knerex_jax.quantize.bitwidth import Widths
@@ -41,11 +40,7 @@ def channel_absmax(
     for t in structure.tensors:
         if t in structure.hidden:
             continue
-        source, channels = t, None
-        while source in structure.aliases:
-            source, step = structure.aliases[source]
-            channels = step if channels is None else step[channels]
-        record = ranges[source]
+        record, channels = _record(structure, ranges, t)
         bits = widths.data[t]
         count = channel_count(model.graph, t, structure.axes[t])
         layer, own = record.layer_absmax(bits), np.asarray(record.channel_absmax(bits), np.float64)
@@ -58,7 +53,38 @@ def channel_absmax(
             result[t] = np.full(count, layer)
         else:
             result[t] = np.maximum(np.minimum(own * factor, limit), layer * 2.0**-policy.guard_bits)
-    return result
+    return _without_masked(structure, ranges, widths, result)
+
+
+_FAR_BELOW = 11.0
+"""exp(-11) is below half a step of a 15-bit softmax term."""
+
+
+def _without_masked(
+    structure: Structure, ranges: Ranges, widths: Widths, absmax: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Takes additive masks before a softmax out of the ranges: what lies that far below every score counts as 0.
+
+    With scores within +-S, a masked sum that saturates at -(S + 11) is as good as any lower one.
+    """
+    limits: dict[str, float] = {}
+    for y, operands in structure.masked.items():
+        highs = [float(_record(structure, ranges, t)[0].cut(widths.data[t]).layer_max) for t in operands]
+        mask, scores = operands if highs[0] < highs[1] else operands[::-1]
+        if min(highs) <= 0:
+            reach = float(absmax[scores].max())
+            limits[y] = reach + _FAR_BELOW
+            limits[mask] = max(limits.get(mask, 0.0), 2 * reach + _FAR_BELOW)
+    return absmax | {t: np.minimum(absmax[t], limit) for t, limit in limits.items()}
+
+
+def _record(structure: Structure, ranges: Ranges, tensor: str) -> tuple[TensorRange, np.ndarray | None]:
+    """The measured ranges of a tensor or of the one it is a copy of, and which channels of it these are."""
+    channels = None
+    while tensor in structure.aliases:
+        tensor, step = structure.aliases[tensor]
+        channels = step if channels is None else step[channels]
+    return ranges[tensor], channels
 
 
 def solve(
@@ -67,6 +93,9 @@ def solve(
     """Chooses scale and radix of every tensor for the ranges that `channel_absmax` gives.
 
     The plan carries a note where a radix had to be clamped.
+
+    Raises:
+      ScaleClash: no scale of a product fits all that is asked of it.
     """
     class_scale, reference = _class_scales(model, structure, widths, absmax, target)
     formats, notes = {}, list(widths.notes)
@@ -97,6 +126,7 @@ def solve(
         post_multiplier=target.post_multiplier,
         weight_bits=dict(widths.weights),
         fused=dict(structure.fused),
+        islands=tuple(structure.islands),
         notes=tuple(notes),
     )
 
@@ -144,12 +174,24 @@ def _class_scales(
     return _products(structure, scale, reference)
 
 
+class ScaleClash(Exception):
+    """The scale of a product is imposed by something else, too; a rescale behind the product separates the two."""
+
+    def __init__(self, tensor: str) -> None:
+        super().__init__(tensor)
+        self.tensor = tensor
+
+
 def _products(structure: Structure, scale: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Imposes the scale of every product; a class that two different products impose has no solution."""
+    """Imposes the scale of every product.
+
+    Raises:
+      ScaleClash: another tensor imposes a scale on the same class.
+    """
     imposed: dict[int, str] = {}
     for y, a, b in structure.products:
         classes = structure.classes[y]
-        operands = [structure.classes[t] for t in (a, b)]
+        operands = [structure.classes[t][:1] if t in structure.layer else structure.classes[t] for t in (a, b)]
         # One float32 rounding, as for every scale.
         value = np.float32(scale[operands[0]].astype(np.float64) * scale[operands[1]])
         value = np.broadcast_to(value, classes.shape)
@@ -157,11 +199,7 @@ def _products(structure: Structure, scale: np.ndarray, reference: np.ndarray) ->
             same = value[classes == c]
             earlier = imposed.get(int(c))
             if (same != same[0]).any() or (earlier is not None and scale[c] != same[0]):
-                raise PlanError(
-                    "its scale is the product of its operands' scales, but another tensor imposes one, too",
-                    where=f"tensors {y} and {earlier or y}",
-                    fix="insert a BatchNormalization by ones behind the multiplication",
-                )  # fmt: skip
+                raise ScaleClash(y)
             imposed[int(c)] = y
             scale[c], reference[c] = same[0], -1
     return scale, reference

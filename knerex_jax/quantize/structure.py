@@ -1,17 +1,17 @@
 """What can be decided about scales before any range is known: fused activations, widths, channels, shared scales."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from knerex_jax.errors import PlanError
 from knerex_jax.graph.ir import Graph, Model, Node
+from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.build import PlanView
-from knerex_jax.ops.constraint import Bound, Constraint, Layer, Moved, Own, Product, Same
-from knerex_jax.ops.opdef import OpDef
+from knerex_jax.ops.constraint import Bound, Constraint, Layer, Masked, Moved, Own, Product, Same
+from knerex_jax.ops.opdef import OpDef, island_reason
 from knerex_jax.targets.spec import Target
 
 
@@ -30,7 +30,12 @@ class Structure:
       products: (output, a, b): scale of the output is the product.
       bounds: tensor -> analytic bound of |values|.
       aliases: tensor -> (source, int [C] channel of the source for each channel): same values, same ranges.
+      forced: node -> those of its operands that it makes per layer.
+      alone: tensors that are per layer whatever reads them.
       merges: output of a node that shares one scale among several operands -> those operands.
+      islands: node that is computed in float on the host -> why it has no integer rule.
+      plain: nodes between exact tensors only (indices, masks), computed as they are.
+      masked: sum that only a softmax reads -> its operands, one of which may be a mask.
     """
 
     tensors: tuple[str, ...]
@@ -43,7 +48,12 @@ class Structure:
     products: tuple[tuple[str, str, str], ...]
     bounds: Mapping[str, float]
     aliases: Mapping[str, tuple[str, np.ndarray]]
+    forced: Mapping[str, tuple[str, ...]]
+    alone: frozenset[str]
     merges: Mapping[str, tuple[str, ...]]
+    islands: Mapping[str, str]
+    plain: frozenset[str]
+    masked: Mapping[str, tuple[str, str]]
 
     @property
     def observed(self) -> dict[str, int | None]:
@@ -51,50 +61,101 @@ class Structure:
         return {t: self.axes[t] for t in self.tensors if t not in self.hidden and t not in self.aliases}
 
 
-def fuse_activations(model: Model, registry: Mapping[str, OpDef]) -> dict[str, str]:
-    """An activation fuses when it is the only reader of a weighted node's value, which is not a model output."""
+def fuse_activations(
+    model: Model, registry: Mapping[str, OpDef], separate: Collection[str] = ()
+) -> dict[str, str]:
+    """An activation fuses when it is the only reader of a weighted node's value, which is not a model output.
+
+    Args:
+      model: decomposed.
+      registry: operator records.
+      separate: activation nodes that stay on their own.
+
+    Returns:
+      weighted node -> activation node.
+    """
     graph, fused = model.graph, {}
     for node in graph.nodes:
         if not is_weighted(node, model, registry):
             continue
         readers = graph.readers.get(node.outputs[0], ())
-        if len(readers) == 1 and node.outputs[0] not in graph.outputs and _is_activation(readers[0], model, registry):
+        if len(readers) != 1 or node.outputs[0] in graph.outputs or readers[0].name in separate:
+            continue
+        if _is_activation(readers[0], model, registry):
             fused[node.name] = readers[0].name
     return fused
 
 
 def is_weighted(node: Node, model: Model, registry: Mapping[str, OpDef]) -> bool:
     """Whether a node becomes a `mac`."""
-    index = registry[node.op_type].weight
-    return index is not None and node.inputs[index] in model.constants
+    index = op_of(node, registry).weight
+    if index is None or node.inputs[index] not in model.constants or node.outputs[0] in model.exact:
+        return False
+    return why_island(node, model, registry) is None
 
 
 def _is_activation(node: Node, model: Model, registry: Mapping[str, OpDef]) -> bool:
-    return registry[node.op_type].activation is not None and all(t in model.constants for t in node.inputs[1:] if t)
+    return op_of(node, registry).activation is not None and why_island(node, model, registry) is None
 
 
-def analyse(model: Model, target: Target, registry: Mapping[str, OpDef]) -> Structure:
-    """States the constraint problem of a graph and merges the scales that have to be equal."""
+def why_island(node: Node, model: Model, registry: Mapping[str, OpDef]) -> str | None:
+    """Why a node is computed in float on the host; None if it has an integer rule. Not for nodes that are plain."""
+    op, types = op_of(node, registry), model.graph.types
+    if any(t and not types[t].real for t in node.outputs):
+        return f"{node.op_type} gives integers or booleans"
+    if not op.reads_plain and any(t and t not in model.constants and not types[t].real for t in node.inputs):
+        return f"{node.op_type} reads integers or booleans"
+    return island_reason(node, model, op)
+
+
+def is_plain(node: Node, model: Model) -> bool:
+    """Whether a node neither reads nor makes codes."""
+    held = (*(t for t in node.inputs if t and t not in model.constants), *(t for t in node.outputs if t))
+    return all(t in model.exact for t in held)
+
+
+def analyse(
+    model: Model, target: Target, registry: Mapping[str, OpDef], separate: Collection[str] = ()
+) -> Structure:
+    """States the constraint problem of a graph and merges the scales that have to be equal.
+
+    Args:
+      model: decomposed and bound.
+      target: platform.
+      registry: operator records.
+      separate: activation nodes that are not to be fused.
+    """
     graph = model.graph
-    view = PlanView(model, target, registry)
+    fused = fuse_activations(model, registry, separate)
+    view = PlanView(model, target, registry, fused)
     facts: list[Constraint] = []
+    islands: dict[str, str] = {}
+    forced: dict[str, tuple[str, ...]] = {}
+    exact = model.exact
+    plain = frozenset(n.name for n in graph.nodes if is_plain(n, model))
     for t in graph.inputs:
-        view.axes[t] = None
-        facts.append(Layer(t))
+        if t not in exact:
+            view.axes[t] = None
+            facts.append(Layer(t))
     for node in graph.nodes:
-        stated = registry[node.op_type].constrain(node, view)
+        if node.name in plain:
+            continue
+        reason = why_island(node, model, registry)
+        if reason is None and node.op_type == "Identity" and node.inputs[0] in exact:
+            reason = "codes are made of what integers alone decide"
+        if reason is None:
+            stated = op_of(node, registry).constrain(node, view)
+        else:
+            islands[node.name] = reason
+            stated = _boundary(node, exact)
         for fact in stated:
             _record_axis(fact, view)
-        for t in node.outputs:
-            if t and t not in view.axes:
-                raise PlanError(
-                    f"operator {node.op_type} has no fixed-point rule", where=f"node {node.name}",
-                    fix="cut the model before this node (post-processing belongs to the host)",
-                )  # fmt: skip
+        missing = [t for t in node.outputs if t and t not in exact and t not in view.axes]
+        assert not missing, f"the rule of {node.op_type} says nothing about {missing}"
         facts.extend(stated)
-    facts.extend(Layer(t) for t in graph.outputs)
+        forced[node.name] = tuple(f.tensor for f in stated if isinstance(f, Layer) and f.tensor in node.inputs)
+    facts.extend(Layer(t) for t in graph.outputs if t not in exact)
     tensors = tuple(view.axes)
-    fused = fuse_activations(model, registry)
     return Structure(
         tensors=tensors,
         axes=dict(view.axes),
@@ -110,8 +171,27 @@ def analyse(model: Model, target: Target, registry: Mapping[str, OpDef]) -> Stru
             for f in facts
             if isinstance(f, Moved) and f.one_to_one and (f.axis is None) == (view.axes[f.inputs[0]] is None)
         },
+        forced={n: ts for n, ts in forced.items() if ts},
+        alone=_alone(graph, facts, forced),
         merges={f.output: f.inputs for f in facts if isinstance(f, Same) and len(f.inputs) > 1},
+        islands=islands,
+        plain=plain,
+        masked={f.output: f.operands for f in facts if isinstance(f, Masked)},
     )
+
+
+def _alone(graph: Graph, facts: list[Constraint], forced: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    """Tensors without channels: by their own rule, or since the model's boundary says so."""
+    by_readers = {t for ts in forced.values() for t in ts}
+    per_layer = {f.tensor for f in facts if isinstance(f, Layer)}
+    without = {f.output for f in facts if isinstance(f, Own | Moved) and f.axis is None}
+    return frozenset((per_layer - by_readers) | without | set(graph.inputs))
+
+
+def _boundary(node: Node, exact: Collection[str]) -> tuple[Constraint, ...]:
+    """An island quantizes its real outputs per layer."""
+    made = [t for t in node.outputs if t and t not in exact]
+    return (*(Own(t, None) for t in made), *(Layer(t) for t in made))
 
 
 def _record_axis(fact: Constraint, view: PlanView) -> None:

@@ -44,6 +44,16 @@ REWRITTEN = [
     (fold.constant_to_batch_norm, IMAGE + "<float c> { y = Mul(x, c) }", "BatchNormalization"),
     (
         fold.constant_to_batch_norm,
+        IMAGE + "<float[6,1] c> { y = Mul(x, c) }",
+        "Reshape BatchNormalization Reshape",
+    ),
+    (
+        fold.constant_to_batch_norm,
+        "(float[4] x) => (float[4] y) <float[4] c> { y = Add(x, c) }",
+        "Reshape BatchNormalization Reshape",
+    ),
+    (
+        fold.constant_to_batch_norm,
         "(float[3,4] x) => (float[3,4] y) <float[4] c> { y = Add(x, c) }",
         "BatchNormalization",
     ),
@@ -68,6 +78,11 @@ REWRITTEN = [
         "MatMul",
     ),
     (dense.matmul_to_gemm, DENSE + "<float[6,4] w> { y = MatMul(x, w) }", "Gemm"),
+    (
+        dense.matmul_to_gemm,
+        "(float[2,3,6] x) => (float[2,3,4] y) <float[1,6,4] w> { y = MatMul(x, w) }",
+        "Reshape Gemm Reshape",
+    ),
 ]
 
 LEFT = [
@@ -95,14 +110,13 @@ LEFT = [
         fold.merge_batch_norms,
         f"{IMAGE} <{BN}> {{ t = BatchNormalization(x, g, b, m, v) u = Relu(t) y = BatchNormalization(u, g, b, m, v) }}",
     ),
-    (fold.constant_to_batch_norm, IMAGE + "<float[6,1] c> { y = Mul(x, c) }"),  # not the channels
+    (fold.constant_to_batch_norm, IMAGE + "<float[6,5] c> { y = Mul(x, c) }"),  # no vector
     (fold.constant_to_batch_norm, IMAGE + "<float[1,4,6,5] c> { y = Add(x, c) }"),
     (fold.constant_to_batch_norm, IMAGE + "<float[1,4,1,1] c> { y = Div(c, x) }"),
-    (fold.constant_to_batch_norm, "(float[4] x) => (float[4] y) <float[4] c> { y = Add(x, c) }"),  # rank 1
     (fold.constant_to_batch_norm, "(float[1,1,6,5] x) => (float[1,4,6,5] y) <float[4,1,1] c> { y = Mul(x, c) }"),
     (fold.drop_unit_batch_norm, f"{IMAGE} <{BN}> {{ y = BatchNormalization(x, g, b, m, v) }}"),
     (dense.normalise_gemm, DENSE + "<float[4,6] w, float[4] c> { y = Gemm<transB=1>(x, w, c) }"),
-    (dense.matmul_to_gemm, "(float[2,3,6] x) => (float[2,3,4] y) <float[6,4] w> { y = MatMul(x, w) }"),
+    (dense.matmul_to_gemm, "(float[2,3,6] x) => (float[2,3,4] y) <float[2,6,4] w> { y = MatMul(x, w) }"),
     (fold.unshare_weights, f"{IMAGE} <{CONV}> {{ y = Conv<{PADS}>(x, w, c) }}"),
 ]
 

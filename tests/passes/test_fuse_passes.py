@@ -1,7 +1,7 @@
 import pytest
 from onnx_text import assert_leaves, assert_rewrites, case_id, model_of, ops_of
 
-from knerex_jax.passes import cleanup, decompose, fuse, layout
+from knerex_jax.passes import cleanup, decompose, fuse, layout, moves
 
 IMAGE = "(float[1,4,6,6] x) => (float[1,4,6,6] y)"
 CONV = "float[4,4,3,3] w, float[4] c"
@@ -82,12 +82,12 @@ REWRITTEN = [
     (decompose.sum_to_adds, IMAGE + "{ t = Relu(x) u = Exp(x) y = Sum(x, t, u) }", "Relu Exp Add Add"),
     (decompose.sum_to_adds, IMAGE + "{ t = Sum(x) y = Relu(t) }", "Relu"),
     (
-        decompose.split_to_slices,
+        moves.split_to_slices,
         "(float[1,6,2] x) => (float[1,2,2] p, float[1,4,2] q) <int64[2] s = {2, 4}> { p, q = Split<axis=1>(x, s) }",
         "Slice Slice",
     ),
     (
-        decompose.split_to_slices,
+        moves.split_to_slices,
         "(float[1,7,2] x) => (float[1,4,2] p, float[1,3,2] q) { p, q = Split<axis=-2, num_outputs=2>(x) }",
         "Slice Slice",
     ),
@@ -105,17 +105,17 @@ REWRITTEN = [
         "ReduceMax Reshape",
     ),
     (
-        decompose.gather_to_slice,
+        moves.gather_to_slice,
         "(float[1,4,6] x) => (float[1,6] y) <int64 i = {-2}> { y = Gather<axis=1>(x, i) }",
         "Slice Reshape",
     ),
     (
-        decompose.gather_to_slice,
+        moves.gather_to_slice,
         "(float[1,4,6] x) => (float[1,1,6] y) <int64[1] i = {1}> { y = Gather<axis=1>(x, i) }",
         "Slice",
     ),
     (
-        decompose.gather_to_slice,
+        moves.gather_to_slice,
         "(float[1,4,6] x) => (float[1,4,3] y) <int64[3] i = {1, 3, 5}> { y = Gather<axis=2>(x, i) }",
         "Slice",
     ),
@@ -240,8 +240,8 @@ LEFT = [
     (decompose.divide_by_reciprocal, "(int64[4] x, int64[4] z) => (int64[4] y) { y = Div(x, z) }"),
     (decompose.divide_by_reciprocal, "(float[2] x) => (float[2] y) <float[2] k = {1, 0}> { y = Div(x, k) }"),
     (decompose.keep_reduced_axes, SMALL + "<int64[2] a = {2, 3}> { y = ReduceMax(x, a) }"),
-    (decompose.gather_to_slice, "(float[1,4] x) => (float[1,3] y) <int64[3] i = {0,1,3}> { y = Gather<axis=1>(x, i) }"),
-    (decompose.gather_to_slice, "(int64[1] i) => (float[1,4] y) <float[5,4] w> { y = Gather(w, i) }"),
+    (moves.gather_to_slice, "(float[1,4] x) => (float[1,3] y) <int64[3] i = {0,1,3}> { y = Gather<axis=1>(x, i) }"),
+    (moves.gather_to_slice, "(int64[1] i) => (float[1,4] y) <float[5,4] w> { y = Gather(w, i) }"),
     (layout.merge_reshapes, "(float[2,6] x) => (float[12] y) <int64[1] a = {-1}> { y = Reshape(x, a) }"),
     (layout.merge_reshapes, "(float[2,6] x) => (float[2,6] y) <int64[2] a = {2, 6}> { y = Reshape(x, a) }"),
     (layout.merge_transposes, "(float[2,6] x) => (float[6,2] y) { y = Transpose(x) }"),

@@ -18,7 +18,7 @@ from knerex_jax.program.primitives import Instruction  # noqa: E402
 def test_every_primitive_has_its_rules():
     rules = {t.rule for t in Instruction.__args__}
     for module in (bounds_module, prepare, fixed):
-        assert set(module._RULES) == rules, module.__name__
+        assert set(module._RULES) == rules - {"island"}, module.__name__  # islands need more than their own constants
 
 
 def build_mac(**c):
