@@ -89,10 +89,6 @@ class Ranges:
     def __contains__(self, tensor: object) -> bool:
         return tensor in self.tensors
 
-    def with_copies(self, copies: Mapping[str, str]) -> "Ranges":
-        """With more tensors (new name -> observed one) that carry the same values."""
-        return replace(self, tensors={**self.tensors, **{new: self.tensors[old] for new, old in copies.items()}})
-
     def save(self, path: str | Path) -> None:
         """Writes an `.npz`, whole or not at all.
 

@@ -11,8 +11,8 @@ from jax import Array, lax
 from knerex_jax.errors import UnsupportedOpError
 from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops.build import PlanView, ProgramView, moved
-from knerex_jax.ops.constraint import Constraint
 from knerex_jax.ops.constant import gather_facts, gather_no_rule, gather_program, identity_facts, identity_program
+from knerex_jax.ops.constraint import Constraint
 from knerex_jax.ops.move import Args, Kind, move_program
 from knerex_jax.ops.opdef import OpDef
 
@@ -272,10 +272,13 @@ OPS = (
     _op("Split", _split, SplitAttrs, _no_move, static_inputs=((1, "split"),), canonical=_split_canonical),
     _op("Expand", _expand, ExpandAttrs, _as_expand, static_inputs=((1, "shape"),)),
     OpDef(
-        op_type="Gather", attrs=AxisAttrs, to_float=_gather, constrain=gather_facts, to_program=gather_program,
-        no_rule=gather_no_rule, reads_plain=True,
+        op_type="Gather",
+        attrs=AxisAttrs,
+        to_float=_gather,
+        constrain=gather_facts,
+        to_program=gather_program,
+        no_rule=gather_no_rule,
+        reads_plain=True,
     ),  # fmt: skip
-    OpDef(
-        op_type="Dropout", attrs=DropoutAttrs, static_inputs=((1, "ratio"), (2, "training_mode")), to_float=_dropout
-    ),
+    OpDef(op_type="Dropout", attrs=DropoutAttrs, static_inputs=((1, "ratio"), (2, "training_mode")), to_float=_dropout),
 )

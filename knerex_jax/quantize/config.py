@@ -67,7 +67,9 @@ class PTQConfig:
     layout: str | None = _option(None, "layout of the calibration arrays where it is ambiguous: NCHW or NHWC")
     preprocess: Any = _option(None, "preset or Preprocess for a folder of images")
     batch_size: int = _option(16, "samples per compiled step")
-    guard_bits: int = _option(2, "a channel's range is at least the layer's divided by 2**guard_bits")
+    guard_bits: int | None = _option(
+        None, "a channel's range is at least the layer's divided by 2**guard_bits; default 2, all in 16 bits 4"
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "platform", str(self.platform).lower().removeprefix("kl"))
@@ -90,6 +92,10 @@ class PTQConfig:
         _in_range("outlier_factor", self.outlier_factor, 1, None)
         _in_range("data_analysis_threads", self.data_analysis_threads, 1, None)
         _in_range("batch_size", self.batch_size, 1, None)
+        if self.guard_bits is None:
+            # Small channels starve the weights behind them; 15-bit weights can afford it.
+            both_wide = self.datapath_bitwidth_mode == self.weight_bitwidth_mode == "int16"
+            object.__setattr__(self, "guard_bits", 4 if both_wide else 2)
         _in_range("guard_bits", self.guard_bits, 0, 15)
         for name in ("weight_bandwidth", "dma_bandwidth"):
             if (value := getattr(self, name)) is not None:

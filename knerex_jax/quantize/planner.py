@@ -17,7 +17,7 @@ from knerex_jax.quantize.bitwidth import WidthRequest, assign_widths
 from knerex_jax.quantize.plan import QuantPlan
 from knerex_jax.quantize.rescale import Slots, find_slots, insert_slots
 from knerex_jax.quantize.solve import RangePolicy, ScaleClash, channel_absmax, solve
-from knerex_jax.quantize.structure import Structure, analyse
+from knerex_jax.quantize.structure import Structure, analyse, with_copies
 from knerex_jax.targets.spec import Target
 
 
@@ -106,10 +106,10 @@ def _attempt(
 ) -> _Attempt:
     axes = analyse(model, target, registry, separate).axes if slots else {}
     planned, copies = insert_slots(model, slots, axes)
-    structure, held = analyse(planned, target, registry, separate), ranges.with_copies(copies)
+    structure = with_copies(analyse(planned, target, registry, separate), copies, planned)
     widths = assign_widths(planned, structure, request, target, registry)
-    absmax = channel_absmax(planned, structure, held, widths, policy)
-    free = channel_absmax(planned, replace(structure, layer=frozenset()), held, widths, policy)
+    absmax = channel_absmax(planned, structure, ranges, widths, policy)
+    free = channel_absmax(planned, replace(structure, layer=frozenset()), ranges, widths, policy)
     return _Attempt(planned, structure, solve(planned, structure, absmax, widths, target), copies, free, target)
 
 

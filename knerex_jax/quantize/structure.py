@@ -1,7 +1,7 @@
 """What can be decided about scales before any range is known: fused activations, widths, channels, shared scales."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -192,6 +192,12 @@ def _boundary(node: Node, exact: Collection[str]) -> tuple[Constraint, ...]:
     """An island quantizes its real outputs per layer."""
     made = [t for t in node.outputs if t and t not in exact]
     return (*(Own(t, None) for t in made), *(Layer(t) for t in made))
+
+
+def with_copies(structure: Structure, copies: Mapping[str, str], model: Model) -> Structure:
+    """The same with more tensors (new -> old) that carry the same values, channel by channel."""
+    same = {new: (old, np.arange(channel_count(model.graph, new, structure.axes[new]))) for new, old in copies.items()}
+    return replace(structure, aliases={**structure.aliases, **same})
 
 
 def _record_axis(fact: Constraint, view: PlanView) -> None:
