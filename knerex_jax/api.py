@@ -27,6 +27,7 @@ from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.constant import is_constant_operand
 from knerex_jax.ops.load import load_onnx
+from knerex_jax.ops.opdef import OpDef
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.config import PTQConfig, make_config
@@ -35,6 +36,9 @@ from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import analyse
 from knerex_jax.runtime import DataType, FixedModel, FloatModel
+
+Ops = Mapping[str, OpDef]
+"""Operator records by name: `REGISTRY`, or {**REGISTRY, "domain::MyOp": MY_OP}."""
 
 Progress = Callable[[str, int, int | None], None]
 """(stage, samples done, samples in total or None)."""
@@ -64,9 +68,10 @@ class PTQResult:
     ranges: Ranges = field(repr=False)
 
 
-def decompose_onnx(path: str | Path, config: PTQConfig | None = None) -> Model:
+def decompose_onnx(path: str | Path, config: PTQConfig | None = None, *, ops: Ops = REGISTRY) -> Model:
     """Reads an ONNX file and brings it into the operators that are quantized."""
-    return decompose_model(load_onnx(path, input_shapes=None if config is None else config.input_shape))
+    shapes = None if config is None else config.input_shape
+    return decompose_model(load_onnx(path, input_shapes=shapes, ops=ops), ops)
 
 
 def open_calibration(data: Any, model: Model, config: PTQConfig) -> Source:
@@ -82,7 +87,14 @@ def open_calibration(data: Any, model: Model, config: PTQConfig) -> Source:
     return open_source(data, types, layout=config.layout, preprocess=config.preprocess)
 
 
-def analyze(model: Model, data: Any, config: PTQConfig, *, progress: Callable[[int], None] | None = None) -> Ranges:
+def analyze(
+    model: Model,
+    data: Any,
+    config: PTQConfig,
+    *,
+    progress: Callable[[int], None] | None = None,
+    ops: Ops = REGISTRY,
+) -> Ranges:
     """Measures the ranges of every tensor that a plan of this model on any of its platform's widths needs.
 
     Args:
@@ -90,15 +102,14 @@ def analyze(model: Model, data: Any, config: PTQConfig, *, progress: Callable[[i
       data: a `Source`, or anything `open_source` takes.
       config: percentages, batch size, threads.
       progress: called with the number of samples read so far.
+      ops: operator records.
 
     Raises:
       ModelError: the data does not fit the model, or holds NaN or infinity.
     """
-    # What an activation reads is measured even where it may be fused later.
-    separate = [n.name for n in model.graph.nodes if n.op_type == "HardSwish"]
-    observed = analyse(model, config.target, REGISTRY, separate).observed
+    observed = analyse(model, config.target, ops).observed
     constants = [n.outputs[0] for n in model.graph.nodes if is_constant_operand(n, model)]
-    fn, params = lower_float(model, taps=observed)
+    fn, params = lower_float(model, taps=observed, registry=ops)
     return calibrate(
         fn, params, open_calibration(data, model, config), observed, model.graph.types,
         pct=config.data_analysis_pct, pct_wide=config.wide_pct, exact=(*model.graph.outputs, *constants),
@@ -106,21 +117,30 @@ def analyze(model: Model, data: Any, config: PTQConfig, *, progress: Callable[[i
     )  # fmt: skip
 
 
-def make_plan(model: Model, ranges: Ranges, config: PTQConfig, *, base: Planned | None = None) -> Planned:
+def make_plan(
+    model: Model, ranges: Ranges, config: PTQConfig, *, base: Planned | None = None, ops: Ops = REGISTRY
+) -> Planned:
     """Plans a decomposed model; with `base`, for the same program (the base's rescale slots are kept)."""
     slots = None if base is None else base.slots
-    planned = plan_model(
-        model, ranges, config.widths, config.target, policy=RangePolicy(guard_bits=config.guard_bits), slots=slots
-    )
+    policy = RangePolicy(guard_bits=config.guard_bits)
+    planned = plan_model(model, ranges, config.widths, config.target, policy=policy, slots=slots, registry=ops)
     return replace(planned, plan=replace(planned.plan, notes=(*config.notes(), *planned.plan.notes)))
 
 
-def run_ptq(config: PTQConfig | None = None, /, *, progress: Progress | None = None, **options: Any) -> PTQResult:
+def run_ptq(
+    config: PTQConfig | None = None,
+    /,
+    *,
+    progress: Progress | None = None,
+    ops: Ops = REGISTRY,
+    **options: Any,
+) -> PTQResult:
     """Float ONNX and calibration data in, fixed-point model, stage files and an honest statement of accuracy out.
 
     Args:
       config: what to do; or give its fields as keywords.
       progress: called with (stage, samples done, samples in total or None).
+      ops: operator records; {**REGISTRY, "domain::MyOp": MY_OP} adds one of your own.
       **options: fields of `PTQConfig`.
 
     Raises:
@@ -132,28 +152,28 @@ def run_ptq(config: PTQConfig | None = None, /, *, progress: Progress | None = N
     clock = _Clock()
     with clock("read"):
         shapes = shapes_from_data(declared_shapes(path), config.np_txt, config.layout)
-        origin = load_onnx(path, input_shapes={**shapes, **(config.input_shape or {})})
-        decomposed = decompose_model(origin)
+        origin = load_onnx(path, input_shapes={**shapes, **(config.input_shape or {})}, ops=ops)
+        decomposed = decompose_model(origin, ops)
         digest = _sha256(path)
     with clock("calibrate"):
         source, kept = _remember(open_calibration(config.np_txt, decomposed, config), SNR_SAMPLES)
         report_samples = None if progress is None else lambda done: progress("calibrate", done, source.count)
-        ranges = analyze(decomposed, source, config, progress=report_samples)
+        ranges = analyze(decomposed, source, config, progress=report_samples, ops=ops)
     with clock("plan"):
-        planned = make_plan(decomposed, ranges, config)
+        planned = make_plan(decomposed, ranges, config, ops=ops)
         bounds = bound_program(planned.program, planned.constants)
     header = {"arith_version": ARITH_VERSION, "source_sha256": digest, "versions": versions()}
     bie = Bie(planned.program, planned.constants, planned.plan, header)
     with clock("emulate"):
         samples = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
-        reference = FloatModel(decomposed).run(samples, batch_size=config.batch_size)
+        reference = FloatModel(decomposed, ops).run(samples, batch_size=config.batch_size)
         fixed = FixedModel(bie).run(samples, batch_size=config.batch_size)
         snr = {t: snr_db(reference[t], fixed[t]) for t in decomposed.graph.outputs}
     report = report_data(
         config=config, origin=origin, name=path.stem, model_hash=digest, planned=planned, ranges=ranges, bounds=bounds,
-        snr_db=snr, snr_samples=len(kept), timings_s=clock.seconds,
+        snr_db=snr, snr_samples=len(kept), timings_s=clock.seconds, registry=ops,
     )  # fmt: skip
-    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report), folder)
+    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ops), folder)
     return PTQResult(
         paths=paths, snr_db=snr, plan=planned.plan, bit_true_match=None, report=report, planned=planned, ranges=ranges
     )
@@ -167,6 +187,7 @@ def kneron_inference(
     bie_file: str | Path = "",
     data_type: DataType = "float",
     reordering: list[str] | None = None,
+    ops: Ops = REGISTRY,
 ) -> list[np.ndarray]:
     """The published inference call, for an ONNX or a bie; with both, the ONNX runs.
 
@@ -177,6 +198,7 @@ def kneron_inference(
       bie_file: a fixed-point model.
       data_type: "float", or "fixed" for raw codes (bie only).
       reordering: output names in the wanted order; default the model's.
+      ops: operator records for an ONNX; a bie needs none.
 
     Returns:
       One array per output, in the ONNX output's shape.
@@ -194,7 +216,7 @@ def kneron_inference(
             raise ConfigError(
                 "a float ONNX has no codes", where=f"data_type={data_type!r}", fix="pass bie_file, or data_type='float'"
             )
-        outputs = FloatModel.load(onnx_file).run(inputs)
+        outputs = FloatModel.load(onnx_file, ops=ops).run(inputs)
     else:
         outputs = FixedModel.load(bie_file).run(inputs, data_type)
     names = reordering or list(outputs)

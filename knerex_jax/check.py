@@ -74,7 +74,7 @@ def check_model(
     path_or_model: str | Path | Model,
     platform: str,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    registry: Registry = REGISTRY,
+    ops: Registry = REGISTRY,
 ) -> CheckReport:
     """Says for every node whether the platform's NPU runs it, and if not, why and what to do about it.
 
@@ -82,7 +82,7 @@ def check_model(
       path_or_model: an ONNX file, or a model as `load_onnx` gives it.
       platform: "520", "530", "630", "720" or "730".
       input_shapes: full shapes by input name, for dimensions the file leaves open.
-      registry: operator records.
+      ops: operator records.
 
     Raises:
       ConfigError: there is no such platform.
@@ -94,10 +94,10 @@ def check_model(
     if isinstance(path_or_model, Model):
         users = {n.name: n.op_type for n in path_or_model.graph.nodes}
         bound = _labelled(path_or_model, users, {})
-        return CheckReport(bound.graph.name, platform, _judged(users, bound, bound, {}, platform, registry))
+        return CheckReport(bound.graph.name, platform, _judged(users, bound, bound, {}, platform, ops))
     users, raw, opset = _read(path_or_model, input_shapes)
-    bound, faults = _bound_as_far_as_possible(raw, registry, opset)
-    return CheckReport(Path(path_or_model).stem, platform, _judged(users, raw, bound, faults, platform, registry))
+    bound, faults = _bound_as_far_as_possible(raw, ops, opset)
+    return CheckReport(Path(path_or_model).stem, platform, _judged(users, raw, bound, faults, platform, ops))
 
 
 def _read(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[dict[str, str], Model, int]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -28,6 +29,9 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
     )
     table = Table("node", "tensor", "bits", "range", "radix", "scale", "weights", box=None, pad_edge=False)
     for row in report["nodes"]:
+        if "exact" in row:
+            table.add_row(row["op"], row["tensor"], row["exact"])
+            continue
         f = result.plan.formats[row["tensor"]]
         span = row["range"] and "{:.4g} .. {:.4g}".format(*row["range"])
         table.add_row(
@@ -35,6 +39,7 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
             row["weight_bits"] and f"int{16 if row['weight_bits'] == 15 else row['weight_bits']}",
         )  # fmt: skip
     console.print(table)
+    _print_cpu(console, report)
     for note in result.plan.notes:
         console.print(f"note: {note.where}: requested {note.requested}, applied {note.applied} ({note.why})")
     for hint in report["hints"]:
@@ -50,6 +55,16 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
         console.print(f"  can saturate: {where}")
     for key, path in result.paths.items():
         console.print(f"{key:>12}  {path}", highlight=False)
+
+
+def _print_cpu(console: Console, report: Mapping[str, Any]) -> None:
+    """What does not run on the NPU."""
+    if count := len(report["cpu_nodes"]):
+        console.print(f"{count} node{'s' * (count > 1)} on the CPU instead of the NPU", highlight=False)
+    if report["islands"]:
+        kinds = Counter(island["op"] for island in report["islands"])
+        named = ", ".join(f"{count} {op}" for op, count in kinds.most_common())
+        console.print(f"runs on the host in float: {named}", highlight=False)
 
 
 def print_check(console: Console, report: CheckReport) -> None:

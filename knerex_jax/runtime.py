@@ -1,7 +1,7 @@
 """Models that run: the float one and the fixed one, with the same face."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,9 @@ from knerex_jax.emulator.stream import compiler_options, over_samples, samples_a
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model, TensorType
 from knerex_jax.lowering.float import lower_float
+from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
+from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.program import Program
 
@@ -71,23 +73,31 @@ class FloatModel:
 
     Attributes:
       model: bound graph and constants.
+      ops: operator records.
     """
 
     model: Model
+    ops: Mapping[str, OpDef] = field(default=REGISTRY, repr=False, hash=False)
 
     @classmethod
-    def load(cls, onnx: str | Path, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> "FloatModel":
-        """Reads an ONNX file.
+    def load(
+        cls,
+        onnx: str | Path,
+        *,
+        input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+        ops: Mapping[str, OpDef] = REGISTRY,
+    ) -> "FloatModel":
+        """Reads an ONNX file; the arguments are those of `load_onnx`.
 
         Raises:
           ModelError: not readable, or a dimension stays unknown.
           UnsupportedOpError: an operator has no rule.
         """
-        return cls(load_onnx(onnx, input_shapes=input_shapes))
+        return cls(load_onnx(onnx, input_shapes=input_shapes, ops=ops), ops)
 
     @cached_property
     def _compiled(self) -> tuple[Callable[..., Any], Any]:
-        fn, params = lower_float(self.model)
+        fn, params = lower_float(self.model, registry=self.ops)
         return jax.jit(jax.vmap(fn, (None, 0))), jax.device_put(params)
 
     def run(self, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, np.ndarray]:

@@ -132,7 +132,7 @@ def test_all_unsupported_nodes_are_reported_at_once(saved):
 def test_a_registered_operator_is_no_longer_unsupported(saved):
     mine = OpDef(op_type="Mine", to_float=lambda a, x: x)
     own = OpDef(op_type="Other", to_float=lambda a, x: x, support={"720": lambda node, model: None})
-    report = check_model(saved(CUSTOM), "720", registry={**REGISTRY, "Mine": mine, "Other": own})
+    report = check_model(saved(CUSTOM), "720", ops={**REGISTRY, "Mine": mine, "Other": own})
     assert report.supported and row(report, "after").where == "NPU"
     assert row(report, "mine").where == "CPU" and "not on the 720 NPU" in row(report, "mine").reason
     assert row(report, "other").where == "CPU" and "no integer rule" in row(report, "other").reason

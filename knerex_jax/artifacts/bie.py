@@ -16,10 +16,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 
 from knerex_jax.errors import ArtifactError
 from knerex_jax.files import write_atomic
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
+from knerex_jax.program.island import routine_digest
 from knerex_jax.program.program import Program
 from knerex_jax.quantize.plan import QuantPlan, plan_from_json
 
@@ -34,7 +36,7 @@ class Bie:
     """What a bie holds.
 
     Attributes:
-      header: arith_version, package version, hash of the source model and whatever else the writer recorded.
+      header: arith_version, versions of the software, hash of the source model and whatever else the writer recorded.
     """
 
     program: Program
@@ -67,7 +69,8 @@ def decode_bie(data: bytes, where: str) -> Bie:
     """The inverse of `encode_bie`.
 
     Raises:
-      ArtifactError: not a bie, of a newer version, cut short or altered.
+      ArtifactError: not a bie, of a newer version, cut short or altered, or with operators on the host that this
+        installation would compute differently.
     """
     if len(data) < _HEADER.size or not data.startswith(MAGIC):
         raise ArtifactError("this is not a bie of knerex_jax", where=where, fix="pass the .bie file that run_ptq wrote")
@@ -93,12 +96,31 @@ def decode_bie(data: bytes, where: str) -> Bie:
                 where=where, fix="use the matching knerex_jax, or quantize the model again",
             )  # fmt: skip
         program = msgspec.json.decode(archive.read("program.json"), type=Program)
+        _check_islands(program, header, where)
         plan = plan_from_json(msgspec.json.decode(archive.read("plan.json")))
         constants: dict[str, dict[str, np.ndarray]] = {i.name: {} for i in program.instructions}
         for i, (owner, key) in enumerate(msgspec.json.decode(archive.read("constants.json"))):
             with archive.open(f"constants/{i}.npy") as file:
                 constants.setdefault(owner, {})[key] = np.lib.format.read_array(file, allow_pickle=False)
     return Bie(program, constants, plan, header)
+
+
+def _check_islands(program: Program, header: Mapping[str, Any], where: str) -> None:
+    """Islands are bit-true only with the very routines that they were planned with."""
+    for island in program.islands:
+        op_type = onnx.NodeProto.FromString(island.node).op_type
+        try:
+            same = routine_digest(op_type, island.opset) == island.digest
+        except ValueError:
+            same = False
+        if not same:
+            written = header.get("versions", {}).get("onnx", "another version")
+            raise ArtifactError(
+                f"{op_type} runs on the host by the reference of onnx {written}, which differs in onnx"
+                f" {onnx.__version__} of this installation",
+                where=f"{where}, node {island.name}",
+                fix=f"install onnx {written}, or quantize the model again",
+            )
 
 
 def save_bie(bie: Bie, path: Path) -> None:

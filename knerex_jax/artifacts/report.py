@@ -7,7 +7,10 @@ from typing import Any
 
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.graph.ir import Model
+from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import Bounds, StepBound
+from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.planner import Planned
 
@@ -77,9 +80,9 @@ def report_data(
     snr_db: Mapping[str, float],
     snr_samples: int,
     timings_s: Mapping[str, float],
+    registry: Mapping[str, OpDef] = REGISTRY,
 ) -> dict[str, Any]:
     """The content of `model_fx_report.json`."""
-    applied = config.to_json() | {"mode": min(config.mode, 1)}
     proofs = [overflow_row(name, step) for name, step in bounds.steps]
     return {
         "format": 1,
@@ -90,7 +93,7 @@ def report_data(
             "parameters": int(sum(c.size for c in origin.constants.values())),
         },
         "requested": config.to_json(),
-        "applied": applied,
+        "applied": config.applied(),
         "notes": [vars(n) for n in planned.plan.notes],
         "hints": list(ranges.hints),
         "snr_db": dict(snr_db),
@@ -98,7 +101,11 @@ def report_data(
         "flagged": [t for t, v in snr_db.items() if v < FLAG_BELOW_DB],
         "nodes": node_rows(planned, ranges),
         "rescales": list(planned.plan.rescales),
-        "islands": [{"node": n, "why": why} for n, why in planned.structure.islands.items()],
+        "cpu_nodes": list(cpu_nodes(planned.model, planned.structure, config.target, registry)),
+        "islands": [
+            {"node": n, "op": planned.model.graph.node[n].op_type, "why": why}
+            for n, why in planned.structure.islands.items()
+        ],
         "overflow": {
             "total": len(proofs),
             "proven": len(proofs) - len(bounds.unproven),

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from knerex_jax.graph.ir import Model
 from knerex_jax.graph.write import write_onnx
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import unbind
+from knerex_jax.ops.opdef import OpDef
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.quantize.scaled import scale_model
 
@@ -35,6 +36,7 @@ class StageFiles:
       planned: the decomposed model with its plan.
       bie: the fixed-point model.
       report: content of the report.
+      registry: operator records.
     """
 
     stem: str
@@ -42,6 +44,7 @@ class StageFiles:
     planned: Planned
     bie: Bie
     report: Mapping[str, Any]
+    registry: Mapping[str, OpDef] = field(default=REGISTRY, repr=False)
 
 
 def weight_metadata(planned: Planned) -> dict[str, dict[str, Any]]:
@@ -69,22 +72,22 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
     Raises:
       ArtifactError: the folder cannot be written.
     """
-    encoded = encode_bie(files.bie)
-    scaled = scale_model(files.planned.model, files.planned.structure, files.planned.plan)
+    encoded, registry = encode_bie(files.bie), files.registry
+    scaled = scale_model(files.planned.model, files.planned.structure, files.planned.plan, registry)
     paths = {
         key: folder / f"{files.stem}{suffix}"
         for key, suffix in {
             "origin": ".origin.onnx", "decomposed": ".decomposed.onnx", "scaled": ".scaled.onnx", "bie": ".bie",
         }.items()
     } | {"report_json": folder / "model_fx_report.json"}  # fmt: skip
-    write_onnx(unbind(files.origin, REGISTRY), paths["origin"])
-    write_onnx(unbind(files.planned.model, REGISTRY), paths["decomposed"])
+    write_onnx(unbind(files.origin, registry), paths["origin"])
+    write_onnx(unbind(files.planned.model, registry), paths["decomposed"])
     metadata = {
         WEIGHTS_KEY: msgspec.json.encode(weight_metadata(files.planned)).decode(),
         PLAN_KEY: msgspec.json.encode(files.planned.plan.to_json()).decode(),
         BIE_KEY: base64.b64encode(encoded).decode(),
     }
-    write_onnx(unbind(scaled, REGISTRY), paths["scaled"], metadata=metadata)
+    write_onnx(unbind(scaled, registry), paths["scaled"], metadata=metadata)
     write_atomic(paths["bie"], encoded)
     write_atomic(paths["report_json"], msgspec.json.format(msgspec.json.encode(finite(files.report)), indent=1))
     return paths

@@ -1,21 +1,26 @@
 """A node of any operator as the primitive `island`."""
 
+from collections.abc import Mapping
+
 import numpy as np
+import onnx
 
 from knerex_jax.errors import UnsupportedOpError
-from knerex_jax.graph.ir import Graph, Model, Node
+from knerex_jax.graph.ir import Graph, Model, Node, TensorType
 from knerex_jax.graph.write import to_proto
 from knerex_jax.ops.bind import unbind
 from knerex_jax.ops.build import Built, ProgramView
-from knerex_jax.program.island import routine_digest
+from knerex_jax.program.island import evaluate, routine_digest
 from knerex_jax.program.primitives import Island
+
+_CUT = "cut the model before this node, or register an OpDef with a to_program rule"
 
 
 def island_program(node: Node, view: ProgramView) -> Built:
     """The island of a node; also the form of plain nodes, between exact tensors.
 
     Raises:
-      UnsupportedOpError: ONNX has no reference implementation of the operator.
+      UnsupportedOpError: ONNX has no reference implementation of the operator, or it does not run on these operands.
     """
     types, constants = view.model.graph.types, view.model.constants
     alone = Model(
@@ -25,26 +30,58 @@ def island_program(node: Node, view: ProgramView) -> Built:
     raw = unbind(alone, view.registry)
     proto = to_proto(Model(raw.graph, {}))
     opset = next(o.version for o in proto.opset_import if not o.domain)
+    if len(proto.graph.node) != 1:
+        what = f"this form of {node.op_type} has no integer rule, and only {len(proto.graph.node)} operators express it"
+        raise UnsupportedOpError(what, where=f"node {node.name}", fix=_CUT)
     (call,) = proto.graph.node
     call.name = ""
     del call.metadata_props[:]
     held = {t: np.asarray(raw.constants[t]) for t in call.input if t in raw.constants}
-    try:
-        digest = routine_digest(node.op_type, opset) if not node.domain else ""
-    except ValueError as error:
-        raise UnsupportedOpError(
-            f"{node.op_type} has neither an integer rule nor a reference to run on the host", where=f"node {node.name}",
-            fix="cut the model before this node, or register an OpDef with a to_program rule",
-        ) from error  # fmt: skip
-    if not digest:
-        raise UnsupportedOpError(
-            f"{node.domain}::{node.op_type} has no integer rule, and only standard operators can run on the host",
-            where=f"node {node.name}", fix="give its OpDef a to_program rule (see ops.table.table_op), or cut the model",
-        )  # fmt: skip
+    digest = _digest(node, opset)
+    serial = call.SerializeToString(deterministic=True)
+    _try_on_zeros(node, serial, opset, held, types)
     first, *more = node.outputs
     instruction = Island(
         name=node.name, inputs=tuple(dict.fromkeys(alone.graph.inputs)), output=first, nodes=(node.name,),
-        bits=view.formats[first].bits if first in view.formats else 0, node=call.SerializeToString(deterministic=True),
-        opset=opset, digest=digest, more=tuple(more), constant_types=tuple((t, v.dtype.name) for t, v in held.items()),
+        bits=view.formats[first].bits if first in view.formats else 0, node=serial, opset=opset, digest=digest,
+        more=tuple(more), constant_types=tuple((t, v.dtype.name) for t, v in held.items()),
     )  # fmt: skip
     return ((instruction, held),)
+
+
+def _digest(node: Node, opset: int) -> str:
+    """The digest of the routine of a standard operator."""
+    if node.domain:
+        raise UnsupportedOpError(
+            f"{node.domain}::{node.op_type} has no integer rule, and only standard operators can run on the host",
+            where=f"node {node.name}",
+            fix="give its OpDef a to_program rule (see ops.table.table_op), or cut the model",
+        )
+    try:
+        return routine_digest(node.op_type, opset)
+    except ValueError as error:
+        what = f"{node.op_type} has neither an integer rule nor a reference to run on the host"
+        raise UnsupportedOpError(what, where=f"node {node.name}", fix=_CUT) from error
+
+
+def _try_on_zeros(
+    node: Node, serial: bytes, opset: int, held: Mapping[str, np.ndarray], types: Mapping[str, TensorType]
+) -> None:
+    """Runs the routine once, because the reference of ONNX does not cover every form of every operator.
+
+    Raises:
+      UnsupportedOpError: it fails, or its results do not have the shapes that the model states.
+    """
+    feeds = {t: np.zeros(types[t].shape, "float64" if types[t].real else types[t].dtype) for t in node.inputs if t}
+    feeds |= {t: v.astype(np.float64) if v.dtype.kind == "f" else v for t, v in held.items()}
+    where = f"node {node.name}"
+    try:
+        made = [value.shape for value in evaluate(serial, opset, feeds)]
+    except Exception as error:  # whatever a routine raises
+        said = " ".join(str(error).split())[:300]
+        what = f"the reference of {node.op_type} in onnx {onnx.__version__} does not run on these operands: {said}"
+        raise UnsupportedOpError(what, where=where, fix=_CUT) from error
+    stated = [types[t].shape for t in node.outputs if t]
+    if made != stated:
+        what = f"the reference of {node.op_type} in onnx {onnx.__version__} gives shapes {made} instead of {stated}"
+        raise UnsupportedOpError(what, where=where, fix=_CUT)

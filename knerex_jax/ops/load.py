@@ -14,18 +14,18 @@ def load_onnx(
     path: str | Path,
     *,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    registry: Mapping[str, OpDef] = REGISTRY,
+    ops: Mapping[str, OpDef] = REGISTRY,
 ) -> Model:
     """Reads and simplifies an ONNX file to a bound model with static shapes and batch 1.
 
     Args:
       path: of the .onnx file.
       input_shapes: full shapes by input name, for dimensions the model leaves open.
-      registry: operator records.
+      ops: operator records; {**REGISTRY, "domain::MyOp": MY_OP} adds one of your own.
 
     Raises:
       ModelError: not readable, or a dimension stays unknown (the message names it).
       UnsupportedOpError: an operator has no rule.
     """
     file = read_onnx(path, input_shapes)
-    return bind(file.model, registry, file.opset)
+    return bind(file.model, ops, file.opset)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from knerex_jax.errors import ConfigError
-from knerex_jax.quantize.bitwidth import BITS, WidthRequest, check_request
+from knerex_jax.quantize.bitwidth import BITS, WIDTH_OF, WidthRequest, check_request, constant_bits
 from knerex_jax.quantize.plan import Note
 from knerex_jax.targets import TARGETS, Target
 
@@ -63,6 +63,10 @@ class PTQConfig:
     percentage_16b: float | None = _option(
         None, "share of |values| kept for 16-bit ranges; default 0.999999, or data_analysis_pct where that is more"
     )
+    cpu_node_bitwidth_mode: str | None = _option(
+        None, "what nodes on the CPU make: int8 or int16; default datapath_bitwidth_mode"
+    )
+    const_in_bitwidth_mode: str | None = _option(None, "constant operands: int8 or int16; default int16, on 520 int8")
     input_shape: Mapping[str, tuple[int, ...]] | None = _option(None, "shapes of dynamic inputs, name -> shape")
     layout: str | None = _option(None, "layout of the calibration arrays where it is ambiguous: NCHW or NHWC")
     preprocess: Any = _option(None, "preset or Preprocess for a folder of images")
@@ -79,9 +83,10 @@ class PTQConfig:
             value = str(getattr(self, option))
             if value in _LATER_WIDTHS:
                 raise _later(option, value, "mixed widths")
-            object.__setattr__(self, option, _WIDTH_NAMES[one_of(option, value, _WIDTH_NAMES)])
-            if name != "weight" and getattr(self, option) == "int4":
-                raise ConfigError("data cannot have 4 bits", where=f"{option}='int4'", fix="use int8 or int16")
+            object.__setattr__(self, option, _width(option, value))
+        for option in ("cpu_node_bitwidth_mode", "const_in_bitwidth_mode"):
+            if (value := getattr(self, option)) is not None:
+                object.__setattr__(self, option, _width(option, str(value)))
         _in_range("optimize", self.optimize, 0, 4)
         _in_range("mode", self.mode, 0, 3)
         _in_range("data_analysis_pct", self.data_analysis_pct, 0, 1)
@@ -145,13 +150,31 @@ class PTQConfig:
             weights=BITS[self.weight_bitwidth_mode],
             model_in=BITS[self.model_in_bitwidth_mode],
             model_out=BITS[self.model_out_bitwidth_mode],
+            constants=BITS[self.const_in_bitwidth_mode or "int16"],
+            cpu=BITS[self.cpu_node_bitwidth_mode or self.datapath_bitwidth_mode],
         )
+
+    def applied(self) -> dict[str, Any]:
+        """`to_json` with what the options come to."""
+        return self.to_json() | {
+            "mode": min(self.mode, 1),
+            "cpu_node_bitwidth_mode": self.cpu_node_bitwidth_mode or self.datapath_bitwidth_mode,
+            "const_in_bitwidth_mode": self._const_width,
+        }
+
+    @property
+    def _const_width(self) -> str:
+        return WIDTH_OF[constant_bits(self.widths, self.target)]
 
     def notes(self) -> tuple[Note, ...]:
         """Requests that are not applied as asked, apart from what the plan itself finds out."""
         found = []
         if self.mode == 2:
             found.append(Note("mode", "2", "1", "compiler and hardware simulator are not part of this version yet"))
+        constants = self._const_width
+        if self.const_in_bitwidth_mode not in (None, constants):
+            why = f"platform {self.platform} has no {self.const_in_bitwidth_mode}"
+            found.append(Note("const_in_bitwidth_mode", str(self.const_in_bitwidth_mode), constants, why))
         for name in ("percentile", "outlier_factor"):
             default = type(self).__dataclass_fields__[name].default
             if getattr(self, name) != default:
@@ -197,6 +220,14 @@ def one_of(option: str, value: Any, allowed: Any) -> Any:
             fix=f"{hint}use one of {', '.join(map(str, allowed))}",
         )  # fmt: skip
     return value
+
+
+def _width(option: str, value: str) -> str:
+    """A width by its one name; only weights can have 4 bits."""
+    width = _WIDTH_NAMES[one_of(option, value, _WIDTH_NAMES)]
+    if width == "int4" and option != "weight_bitwidth_mode":
+        raise ConfigError("data cannot have 4 bits", where=f"{option}='int4'", fix="use int8 or int16")
+    return width
 
 
 def _in_range(option: str, value: Any, low: float, high: float | None) -> None:

@@ -1,6 +1,6 @@
 """From a decomposed model and its ranges to a planned model: structure, slots, formats, program."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -66,20 +66,12 @@ def plan_model(
       UnsupportedOpError: an operator that has neither an integer rule nor a reference to run on the host.
     """
     policy = policy or RangePolicy()
-    separate = separate_activations(model, request)
-    attempt = partial(_attempt, model, ranges, request, target, policy, registry, separate)
+    attempt = partial(_attempt, model, ranges, request, target, policy, registry)
     slots = _search(attempt, model) if slots is None else slots
     made = attempt(slots)
     plan = replace(made.plan, rescales=tuple(made.copies))
     program, constants = assemble(made.model, plan, target, registry)
     return Planned(made.model, made.structure, plan, slots, program, constants)
-
-
-def separate_activations(model: Model, request: WidthRequest) -> tuple[str, ...]:
-    """Activations that are not fused: with 15-bit data a table of a hard-swish has steps enough."""
-    if request.data == 8:
-        return ()
-    return tuple(n.name for n in model.graph.nodes if n.op_type == "HardSwish")
 
 
 @dataclass(frozen=True)
@@ -101,12 +93,11 @@ def _attempt(
     target: Target,
     policy: RangePolicy,
     registry: Mapping[str, OpDef],
-    separate: Collection[str],
     slots: Slots,
 ) -> _Attempt:
-    axes = analyse(model, target, registry, separate).axes if slots else {}
+    axes = analyse(model, target, registry).axes if slots else {}
     planned, copies = insert_slots(model, slots, axes)
-    structure = with_copies(analyse(planned, target, registry, separate), copies, planned)
+    structure = with_copies(analyse(planned, target, registry), copies, planned)
     widths = assign_widths(planned, structure, request, target, registry)
     absmax = channel_absmax(planned, structure, ranges, widths, policy)
     free = channel_absmax(planned, replace(structure, layer=frozenset()), ranges, widths, policy)

@@ -60,6 +60,8 @@ def find_slots(
 
 def _forces_layer(reader: Node, tensor: str, model: Model, structure: Structure) -> bool:
     """Whether a reader, directly or behind moves that rename places, makes a tensor per layer."""
+    if _is_peak(reader, tensor, model):
+        return False  # a softmax takes the peak off the very codes it was found in
     if tensor in structure.forced.get(reader.name, ()):
         return True
     y = reader.outputs[0]
@@ -68,6 +70,12 @@ def _forces_layer(reader: Node, tensor: str, model: Model, structure: Structure)
     return y in model.graph.outputs or any(
         _forces_layer(n, y, model, structure) for n in model.graph.readers.get(y, ())
     )
+
+
+def _is_peak(reader: Node, tensor: str, model: Model) -> bool:
+    """Whether a reader finds the maximum that a softmax subtracts."""
+    after = model.graph.readers.get(reader.outputs[0], ())
+    return reader.op_type == "ReduceMax" and any(n.op_type == "Sub" and n.inputs[0] == tensor for n in after)
 
 
 def insert_slots(model: Model, slots: Slots, axes: Mapping[str, int | None]) -> tuple[Model, dict[str, str]]:

@@ -61,27 +61,14 @@ class Structure:
         return {t: self.axes[t] for t in self.tensors if t not in self.hidden and t not in self.aliases}
 
 
-def fuse_activations(
-    model: Model, registry: Mapping[str, OpDef], separate: Collection[str] = ()
-) -> dict[str, str]:
-    """An activation fuses when it is the only reader of a weighted node's value, which is not a model output.
-
-    Args:
-      model: decomposed.
-      registry: operator records.
-      separate: activation nodes that stay on their own.
-
-    Returns:
-      weighted node -> activation node.
-    """
+def fuse_activations(model: Model, registry: Mapping[str, OpDef]) -> dict[str, str]:
+    """An activation fuses when it is the only reader of a weighted node's value, which is not a model output."""
     graph, fused = model.graph, {}
     for node in graph.nodes:
         if not is_weighted(node, model, registry):
             continue
         readers = graph.readers.get(node.outputs[0], ())
-        if len(readers) != 1 or node.outputs[0] in graph.outputs or readers[0].name in separate:
-            continue
-        if _is_activation(readers[0], model, registry):
+        if len(readers) == 1 and node.outputs[0] not in graph.outputs and _is_activation(readers[0], model, registry):
             fused[node.name] = readers[0].name
     return fused
 
@@ -114,19 +101,10 @@ def is_plain(node: Node, model: Model) -> bool:
     return all(t in model.exact for t in held)
 
 
-def analyse(
-    model: Model, target: Target, registry: Mapping[str, OpDef], separate: Collection[str] = ()
-) -> Structure:
-    """States the constraint problem of a graph and merges the scales that have to be equal.
-
-    Args:
-      model: decomposed and bound.
-      target: platform.
-      registry: operator records.
-      separate: activation nodes that are not to be fused.
-    """
+def analyse(model: Model, target: Target, registry: Mapping[str, OpDef]) -> Structure:
+    """States the constraint problem of a graph and merges the scales that have to be equal."""
     graph = model.graph
-    fused = fuse_activations(model, registry, separate)
+    fused = fuse_activations(model, registry)
     view = PlanView(model, target, registry, fused)
     facts: list[Constraint] = []
     islands: dict[str, str] = {}
