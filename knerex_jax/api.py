@@ -26,6 +26,7 @@ from knerex_jax.lowering.float import lower_float
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.constant import is_constant_operand
+from knerex_jax.ops.island import host_call
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.passes.pipeline import decompose_model
@@ -106,8 +107,13 @@ def analyze(
 
     Raises:
       ModelError: the data does not fit the model, or holds NaN or infinity.
+      UnsupportedOpError: an operator has no integer rule and does not run on the host.
     """
-    observed = analyse(model, config.target, ops).observed
+    structure = analyse(model, config.target, ops)
+    for node in model.graph.nodes:  # what cannot be assembled later is better told now
+        if node.name in structure.islands or node.name in structure.plain:
+            host_call(node, model, ops)
+    observed = structure.observed
     constants = [n.outputs[0] for n in model.graph.nodes if is_constant_operand(n, model)]
     fn, params = lower_float(model, taps=observed, registry=ops)
     return calibrate(

@@ -1,92 +1,230 @@
 """Float and fixed accuracy of the real models, one row per model, platform and width; see README.md.
 
-python experiments/2026-11-23_accuracy/table.py [--models A1,A9] [--oracle 4] [--out table.json]
+python experiments/2026-11-23_accuracy/table.py [--models A1,A9] [--oracle 1] [--out FOLDER/NAME] [--resume]
 """
 
 import argparse
 import json
+import resource
 import sys
+import tempfile
 import time
-from dataclasses import replace
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
 
-from real_models import REAL_MODELS, oracle_mismatches  # noqa: E402
+from helpers import relative_error  # noqa: E402
+from real_models import REAL_MODELS, RealModel, first, oracle_mismatches, ort_run, stage_error  # noqa: E402
 
-from knerex_jax import api  # noqa: E402
-from knerex_jax.artifacts.bie import Bie  # noqa: E402
-from knerex_jax.metrics import snr_db  # noqa: E402
-from knerex_jax.quantize.config import PTQConfig  # noqa: E402
+import knerex_jax as kx  # noqa: E402
+from knerex_jax.artifacts.stages import finite  # noqa: E402
 from knerex_jax.runtime import FixedModel, FloatModel  # noqa: E402
 
 WIDTHS = {
     "int8": {},
-    "w8a16": {"datapath_bitwidth_mode": "int16", "model_in_bitwidth_mode": "int16", "model_out_bitwidth_mode": "int16"},
+    "w8a16": {f"{k}_bitwidth_mode": "int16" for k in ("datapath", "model_in", "model_out")},
     "int16": {f"{k}_bitwidth_mode": "int16" for k in ("datapath", "weight", "model_in", "model_out")},
 }
-ON_520 = ("embedded", "A1", "A9")
+CHUNK = 16  # samples whose outputs are in float64 at once
+HEADERS = (
+    "model", "platform", "width", "pct; samples", "worst dB", "SNR dB per output", "float -> fixed", "islands",
+    "worst stage error", "unlike the oracle", "seconds",
+)  # fmt: skip
+
+Row = dict[str, Any]
 
 
-def rows(name: str, oracle_samples: int, pct: float):
-    """Yields one result per platform and width; calibrates once per platform."""
-    model = REAL_MODELS[name]()
-    inputs, labels = model.evaluation
-    for platform in ("720", "520") if name in ON_520 else ("720",):
-        base = PTQConfig(platform=platform, data_analysis_pct=pct)
-        decomposed = api.decompose_onnx(model.path, base)
-        reference = FloatModel(decomposed).run(inputs)
-        ranges = api.analyze(decomposed, dict(model.calibration), base)
-        for width, options in WIDTHS.items():
-            if platform == "520" and width != "int8":
+@dataclass(frozen=True)
+class Subject:
+    """A model with its data and what it gives in float, made once for all its rows."""
+
+    name: str
+    real: RealModel
+    calibration_count: int | None
+    sample_count: int | None
+    batch: int
+
+    @cached_property
+    def calibration(self) -> dict[str, np.ndarray]:
+        return dict(self.real.calibration(self.calibration_count))
+
+    @cached_property
+    def evaluation(self) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        inputs, labels = self.real.evaluation(self.sample_count)
+        return dict(inputs), labels
+
+    @cached_property
+    def reference(self) -> dict[str, np.ndarray]:
+        """Outputs of the float model as it was read."""
+        model = FloatModel.load(self.real.path, input_shapes=self.real.input_shapes)
+        return model.run(self.evaluation[0], batch_size=self.batch)
+
+
+def pooled_snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
+    """SNR over all samples, some of them in float64 at a time: outputs of a whole set are large."""
+    signal = noise = 0.0
+    for start in range(0, len(reference), CHUNK):
+        exact = reference[start : start + CHUNK].astype(np.float64)
+        signal += float(np.sum(exact**2))
+        noise += float(np.sum((exact - approximate[start : start + CHUNK]) ** 2))
+    return float("inf") if noise == 0 else 10 * float(np.log10(signal / noise))
+
+
+def closeness(reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> dict[str, float | bool]:
+    """Per output its SNR in dB; for integers whether all are equal."""
+    return {
+        t: pooled_snr_db(v, outputs[t]) if v.dtype.kind == "f" else bool(np.array_equal(v, outputs[t]))
+        for t, v in reference.items()
+    }
+
+
+def stage_errors(subject: Subject, result: kx.PTQResult) -> dict[str, float]:
+    """Largest relative error of our float model and of every stage file on ONNX Runtime, against the model there."""
+    one = first(subject.evaluation[0], 1)
+    expected = ort_run(subject.real.path, one)
+    ours = first(subject.reference, 1)
+    errors = {"float": max(relative_error(v, ours[t].reshape(v.shape)) for t, v in expected.items())}
+    for stage in ("origin", "decomposed", "scaled"):
+        plan = result.plan if stage == "scaled" else None
+        errors[stage] = stage_error(expected, result.paths[stage], one, plan)
+    return errors
+
+
+def measure(subject: Subject, platform: str, width: str, pct: float, oracle_samples: int) -> Row:
+    """Quantizes from file to file and evaluates what was written."""
+    inputs, labels = subject.evaluation
+    reference = subject.reference
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        result = kx.run_ptq(
+            p_onnx=subject.real.path, np_txt=subject.calibration, input_shape=subject.real.input_shapes,
+            platform=platform, data_analysis_pct=pct, batch_size=subject.batch, p_output=folder, **WIDTHS[width],
+        )  # fmt: skip
+        fixed = FixedModel.load(result.paths["bie"])
+        quantized = time.perf_counter()
+        outputs = fixed.run(inputs, batch_size=subject.batch)
+        close = closeness(reference, outputs)
+        return {
+            "worst_db": min(v for v in close.values() if not isinstance(v, bool)),
+            "closeness": close,
+            "float": subject.real.metrics(reference, reference, labels),
+            "fixed": subject.real.metrics(outputs, reference, labels),
+            "islands": result.report["islands"],
+            "stage_errors": stage_errors(subject, result),
+            "bytes": {key: path.stat().st_size for key, path in result.paths.items()},
+            "oracle_mismatches": (
+                oracle_mismatches(result.planned, fixed, first(inputs, oracle_samples)) if oracle_samples else None
+            ),
+            "tensors": len(fixed.program.shapes),
+            "calibration": result.ranges.samples,
+            "samples": len(next(iter(inputs.values()))),
+            "ptq_seconds": quantized - started,
+            "seconds": time.perf_counter() - started,
+        }
+
+
+def rows(args: argparse.Namespace, done: Mapping[tuple, Row]) -> Iterator[Row]:
+    """Yields every asked row, the ones that are done unchanged; one that fails carries "error" instead of figures."""
+    for name in args.models:
+        subject = Subject(name, REAL_MODELS[name](), args.calibration, args.samples, args.batch)
+        for platform, width in ((p, w) for p in args.platforms for w in args.widths if w in widths_of(p)):
+            row = {"model": name, "platform": platform, "width": width, "asked": asked(args)}
+            if key(row) in done:
+                yield done[key(row)]
                 continue
-            started = time.perf_counter()
-            planned = api.make_plan(decomposed, ranges, replace(base, **options))
-            fixed = FixedModel(Bie(planned.program, planned.constants, planned.plan, {}))
-            outputs = fixed.run(inputs)
-            snr = {t: snr_db(reference[t], outputs[t]) for t in reference}
-            scores = model.metrics(outputs, reference, labels)
-            plain = model.metrics(reference, reference, labels)
-            wrong = None
-            if oracle_samples:
-                few = {k: v[:oracle_samples] for k, v in inputs.items()}
-                wrong = len(oracle_mismatches(planned, fixed, few))
-            yield {
-                "model": name, "platform": platform, "width": width, "samples": len(next(iter(inputs.values()))),
-                "snr_db": snr, "fixed": scores, "float": plain, "oracle_mismatches": wrong,
-                "seconds": time.perf_counter() - started,
-            }  # fmt: skip
+            try:
+                row |= measure(subject, platform, width, args.pct, args.oracle)
+            except Exception as error:  # hours of other rows must not be lost to one
+                traceback.print_exc()
+                row["error"] = f"{type(error).__name__}: {error}"
+            jax.clear_caches()
+            yield row
 
 
-def line(row: dict) -> str:
+def widths_of(platform: str) -> tuple[str, ...]:
+    """The widths a platform has; 520 knows 8 bits alone."""
+    return tuple(WIDTHS) if 15 in kx.TARGETS[platform].data_bits else ("int8",)
+
+
+def asked(args: argparse.Namespace) -> Row:
+    """The settings that a row depends on."""
+    return {k: getattr(args, k) for k in ("pct", "calibration", "samples", "oracle")}
+
+
+def key(row: Row) -> tuple:
+    return (row["model"], row["platform"], row["width"], *row["asked"].values())
+
+
+def line(row: Row) -> str:
     """One markdown row."""
-    snr = " / ".join(f"{v:.1f}" for v in row["snr_db"].values())
-    scores = ", ".join(f"{k} {row['float'][k]:.4g} -> {v:.4g}" for k, v in row["fixed"].items())
-    wrong = "-" if row["oracle_mismatches"] is None else row["oracle_mismatches"]
-    return f"| {row['model']} | {row['platform']} | {row['width']} | {snr} | {scores} | {wrong} |"
+    start = f"| {row['model']} | {row['platform']} | {row['width']} | {row['asked']['pct']:g}; "
+    if "error" in row:
+        return start + f" | failed | {row['error'].splitlines()[0]} |" + " |" * (len(HEADERS) - 6)
+    words = {True: "equal", False: "unequal"}
+    close = " / ".join(words[v] if isinstance(v, bool) else f"{float(v):.1f}" for v in row["closeness"].values())
+    scores = ", ".join(f"{k} {float(row['float'][k]):.4g} -> {float(v):.4g}" for k, v in row["fixed"].items())
+    wrong = "-" if row["oracle_mismatches"] is None else f"{len(row['oracle_mismatches'])} of {row['tensors']}"
+    stage, error = max(row["stage_errors"].items(), key=lambda item: item[1])
+    cells = (
+        f"{row['calibration']} / {row['samples']}", f"{float(row['worst_db']):.1f}", close, scores,
+        len(row["islands"]), f"{stage} {error:.0e}", wrong, f"{row['seconds']:.0f}",
+    )  # fmt: skip
+    return start + " | ".join(map(str, cells)) + " |"
 
 
-def main() -> None:
+def heading() -> str:
+    return f"| {' | '.join(HEADERS)} |\n|{'---|' * len(HEADERS)}"
+
+
+def write(found: list[Row], out: Path) -> None:
+    """Both forms of the table, after every row."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(finite({"rows": found}), indent=1, default=float))
+    out.with_suffix(".md").write_text("\n".join([heading(), *map(line, found)]) + "\n")
+
+
+def main() -> int:
+    args = _arguments()
+    stored = args.out.with_suffix(".json")
+    kept = json.loads(stored.read_text())["rows"] if args.resume and stored.is_file() else []
+    done = {key(row): row for row in kept if "error" not in row}
+    print(f"jax {jax.__version__}, {jax.default_backend()}, numpy {np.__version__}\n\n{heading()}", flush=True)
+    found: dict[tuple, Row] = dict(done)
+    for row in rows(args, done):
+        found[key(row)] = row
+        print(line(row), flush=True)
+        write(list(found.values()), args.out)
+    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB", file=sys.stderr)
+    return int(any("error" in row or row["oracle_mismatches"] for row in found.values()))
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--models", default=",".join(REAL_MODELS))
-    parser.add_argument("--oracle", type=int, default=0, help="samples to compare with the independent oracle")
-    parser.add_argument("--pct", type=float, default=0.999)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    print(f"jax {jax.__version__}, {jax.default_backend()}, numpy {np.__version__}\n")
-    print("| model | platform | width | SNR dB per output | float -> fixed | tensors unlike the oracle |")
-    print("|---|---|---|---|---|---|")
-    found = []
-    for name in args.models.split(","):
-        for row in rows(name, args.oracle, args.pct):
-            found.append(row)
-            print(line(row), flush=True)
-    if args.out:
-        args.out.write_text(json.dumps(found, indent=1, default=float))
+    parser.add_argument("--models", type=_listed, default=list(REAL_MODELS))
+    parser.add_argument("--platforms", type=_listed, default=["720", "730"])
+    parser.add_argument("--widths", type=_listed, default=list(WIDTHS))
+    parser.add_argument("--pct", type=float, default=0.999, help="data_analysis_pct; detectors and transformers want 1")
+    parser.add_argument("--oracle", type=int, default=0, help="samples of which every tensor meets the oracle")
+    parser.add_argument("--calibration", type=int, help="calibration samples; default: the model's count")
+    parser.add_argument("--samples", type=int, help="evaluation samples; default: all")
+    parser.add_argument("--batch", type=int, default=8, help="samples per compiled step; decides the memory")
+    parser.add_argument("--out", type=Path, default=ROOT / "kneron_flow" / "accuracy", help="for .json and .md")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of a former run in the .json")
+    return parser.parse_args()
+
+
+def _listed(text: str) -> list[str]:
+    return text.split(",")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,7 @@ from jax import Array
 from knerex_jax.errors import UnsupportedOpError
 from knerex_jax.fixedpoint.weights import check_shift
 from knerex_jax.graph.ir import Model, Node
+from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.build import ActSpec, Built, PlanView, ProgramView
 from knerex_jax.ops.constraint import Bound, Constraint, Same
 from knerex_jax.ops.mac import act_integers
@@ -82,7 +83,7 @@ def _prelu_spec(node: Node, model: Model) -> ActSpec:
 
 def _to_program(node: Node, view: ProgramView) -> Built:
     x, y = node.inputs[0], node.outputs[0]
-    rule = view.registry[node.op_type].activation
+    rule = op_of(node, view.registry).activation
     assert rule is not None
     act = rule(node, view.model)
     fx, fy = view.formats[x], view.formats[y]

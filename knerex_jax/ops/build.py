@@ -8,6 +8,7 @@ import numpy as np
 
 from knerex_jax.fixedpoint.qformat import QFormat
 from knerex_jax.graph.ir import Model, Node
+from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.constraint import Layer, Masked, Moved
 from knerex_jax.program.primitives import Act, Instruction
 from knerex_jax.targets.spec import Target
@@ -100,7 +101,7 @@ class ProgramView:
         if name is None:
             return None
         act = self.model.graph.node[name]
-        rule = self.registry[act.op_type].activation
+        rule = op_of(act, self.registry).activation
         assert rule is not None, f"{act.op_type} cannot be fused"
         return act, rule(act, self.model)
 

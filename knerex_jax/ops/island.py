@@ -1,6 +1,7 @@
 """A node of any operator as the primitive `island`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ from knerex_jax.graph.ir import Graph, Model, Node, TensorType
 from knerex_jax.graph.write import to_proto
 from knerex_jax.ops.bind import unbind
 from knerex_jax.ops.build import Built, ProgramView
+from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.island import evaluate, routine_digest
 from knerex_jax.program.primitives import Island
 
@@ -20,14 +22,48 @@ def island_program(node: Node, view: ProgramView) -> Built:
     """The island of a node; also the form of plain nodes, between exact tensors.
 
     Raises:
+      UnsupportedOpError: as `host_call`.
+    """
+    call = host_call(node, view.model, view.registry)
+    first, *more = node.outputs
+    instruction = Island(
+        name=node.name, inputs=tuple(dict.fromkeys(t for t in node.inputs if t and t not in view.model.constants)),
+        output=first, nodes=(node.name,), bits=view.formats[first].bits if first in view.formats else 0, node=call.node,
+        opset=call.opset, digest=call.digest, more=tuple(more),
+        constant_types=tuple((t, v.dtype.name) for t, v in call.constants.items()),
+    )  # fmt: skip
+    return ((instruction, call.constants),)
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """What runs on the host for a node.
+
+    Attributes:
+      node: the serialised ONNX node.
+      opset: version of the standard operators that it follows.
+      digest: of the routine.
+      constants: those of its inputs that are constants, static inputs included.
+    """
+
+    node: bytes
+    opset: int
+    digest: str
+    constants: Mapping[str, np.ndarray]
+
+
+def host_call(node: Node, model: Model, registry: Mapping[str, OpDef]) -> HostCall:
+    """The call of a node, tried out once.
+
+    Raises:
       UnsupportedOpError: ONNX has no reference implementation of the operator, or it does not run on these operands.
     """
-    types, constants = view.model.graph.types, view.model.constants
+    types, constants = model.graph.types, model.constants
     alone = Model(
         Graph(node.name, tuple(t for t in node.inputs if t and t not in constants), node.outputs, (node,), dict(types)),
         {t: constants[t] for t in node.inputs if t in constants},
     )
-    raw = unbind(alone, view.registry)
+    raw = unbind(alone, registry)
     proto = to_proto(Model(raw.graph, {}))
     opset = next(o.version for o in proto.opset_import if not o.domain)
     if len(proto.graph.node) != 1:
@@ -37,16 +73,9 @@ def island_program(node: Node, view: ProgramView) -> Built:
     call.name = ""
     del call.metadata_props[:]
     held = {t: np.asarray(raw.constants[t]) for t in call.input if t in raw.constants}
-    digest = _digest(node, opset)
-    serial = call.SerializeToString(deterministic=True)
-    _try_on_zeros(node, serial, opset, held, types)
-    first, *more = node.outputs
-    instruction = Island(
-        name=node.name, inputs=tuple(dict.fromkeys(alone.graph.inputs)), output=first, nodes=(node.name,),
-        bits=view.formats[first].bits if first in view.formats else 0, node=serial, opset=opset, digest=digest,
-        more=tuple(more), constant_types=tuple((t, v.dtype.name) for t, v in held.items()),
-    )  # fmt: skip
-    return ((instruction, held),)
+    made = HostCall(call.SerializeToString(deterministic=True), opset, _digest(node, opset), held)
+    _try_on_zeros(node, made, types)
+    return made
 
 
 def _digest(node: Node, opset: int) -> str:
@@ -64,19 +93,17 @@ def _digest(node: Node, opset: int) -> str:
         raise UnsupportedOpError(what, where=f"node {node.name}", fix=_CUT) from error
 
 
-def _try_on_zeros(
-    node: Node, serial: bytes, opset: int, held: Mapping[str, np.ndarray], types: Mapping[str, TensorType]
-) -> None:
+def _try_on_zeros(node: Node, call: HostCall, types: Mapping[str, TensorType]) -> None:
     """Runs the routine once, because the reference of ONNX does not cover every form of every operator.
 
     Raises:
       UnsupportedOpError: it fails, or its results do not have the shapes that the model states.
     """
     feeds = {t: np.zeros(types[t].shape, "float64" if types[t].real else types[t].dtype) for t in node.inputs if t}
-    feeds |= {t: v.astype(np.float64) if v.dtype.kind == "f" else v for t, v in held.items()}
+    feeds |= {t: v.astype(np.float64) if v.dtype.kind == "f" else v for t, v in call.constants.items()}
     where = f"node {node.name}"
     try:
-        made = [value.shape for value in evaluate(serial, opset, feeds)]
+        made = [value.shape for value in evaluate(call.node, call.opset, feeds)]
     except Exception as error:  # whatever a routine raises
         said = " ".join(str(error).split())[:300]
         what = f"the reference of {node.op_type} in onnx {onnx.__version__} does not run on these operands: {said}"

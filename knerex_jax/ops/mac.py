@@ -15,6 +15,7 @@ from knerex_jax.fixedpoint.weights import (
     slope_integers,
 )
 from knerex_jax.graph.ir import Node
+from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.build import ActSpec, Built, ProgramView
 from knerex_jax.program.primitives import Mac, Window
 
@@ -64,7 +65,7 @@ def _room(act: ActSpec, y_scale: np.ndarray, y_radix: np.ndarray, y_bits: int) -
 
 def mac_program(node: Node, view: ProgramView) -> Built:
     """The `mac` of a node with constant weights, its fused activation included."""
-    rule = view.registry[node.op_type].mac
+    rule = op_of(node, view.registry).mac
     assert rule is not None
     form = rule(node, view.model)
     fused = view.activation(node)

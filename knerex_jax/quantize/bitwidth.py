@@ -86,8 +86,9 @@ def assign_widths(
     data.update((t, request.model_in) for t in graph.inputs if t in data)
     data.update((t, request.model_out) for t in graph.outputs if t in data)
     weights = {n.name: request.weights for n in graph.nodes if is_weighted(n, model, registry)}
-    asked = [n for n in beside if not graph.node[n].wide and set(graph.node[n].outputs) - set(graph.outputs)]
-    return Widths(data, weights, _cpu_notes(asked, WIDTH_OF[cpu]))
+    inner = data.keys() - set(graph.outputs)
+    reached = [n for n in beside if not graph.node[n].wide and not inner.isdisjoint(graph.node[n].outputs)]
+    return Widths(data, weights, _cpu_notes(reached, WIDTH_OF[cpu]))
 
 
 def constant_bits(request: WidthRequest, target: Target) -> int:

@@ -1,14 +1,18 @@
 import struct
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from msgspec import structs
 
 from knerex_jax.artifacts import bie as bie_file
 from knerex_jax.artifacts.bie import Bie, decode_bie, encode_bie, load_bie, save_bie
 from knerex_jax.errors import ArtifactError
 from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import QFormat
-from knerex_jax.program.primitives import Table
+from knerex_jax.program.island import routine_digest
+from knerex_jax.program.primitives import Island, Table
 from knerex_jax.program.program import CodeTensor, Program
 from knerex_jax.quantize.plan import Note, QuantPlan
 
@@ -64,6 +68,27 @@ def test_a_newer_file_says_so(small):
     struct.pack_into("<I", data, len(bie_file.MAGIC), bie_file.VERSION + 1)
     with pytest.raises(ArtifactError, match="format version 2"):
         decode_bie(bytes(data), "memory")
+
+
+@pytest.mark.parametrize("op_type", ["CumSum", "NoSuchOperator"])
+def test_an_operator_that_this_onnx_computes_differently_is_refused(small, op_type):
+    call = onnx.helper.make_node(op_type, ["x", "a"], ["z"]).SerializeToString()
+    island = Island(
+        name="sum", inputs=("x",), output="z", nodes=("sum",), bits=8, node=call, opset=21,
+        digest=routine_digest("CumSum", 21), constant_types=(("a", "int64"),),
+    )  # fmt: skip
+    tensors = (*small.program.tensors, ("z", CodeTensor((1, 2), 8)))
+    header = {**small.header, "versions": {"onnx": "1.2.3"}}
+
+    def written(i: Island) -> bytes:
+        program = structs.replace(small.program, instructions=(*small.program.instructions, i), tensors=tensors)
+        return encode_bie(replace(small, program=program, header=header))
+
+    if op_type == "CumSum":
+        assert decode_bie(written(island), "memory").program.islands == (island,)
+        island = structs.replace(island, digest="0" * 64)
+    with pytest.raises(ArtifactError, match=rf"(?s){op_type}.*onnx 1.2.3.*where: memory, node sum.*install onnx 1.2.3"):
+        decode_bie(written(island), "memory")
 
 
 def test_saving_is_atomic(small, tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from knerex_jax.errors import ConfigError
@@ -36,6 +38,11 @@ def test_platform_may_be_a_number():
         ({"platform": "520", "weight_bitwidth_mode": "int16"}, ["520", "int16"]),
         ({"platform": "720", "weight_bitwidth_mode": "int4"}, ["720", "int4"]),
         ({"datapath_bitwidth_mode": "int4"}, ["4 bits"]),
+        ({"cpu_node_bitwidth_mode": "int4"}, ["4 bits", "cpu_node_bitwidth_mode"]),
+        ({"const_in_bitwidth_mode": "4"}, ["4 bits", "const_in_bitwidth_mode"]),
+        ({"platform": "520", "cpu_node_bitwidth_mode": "int16"}, ["520", "cpu_node_bitwidth_mode", "int16"]),
+        ({"cpu_node_bitwidth_mode": "int9"}, ["int9", "use one of"]),
+        ({"const_in_bitwidth_mode": "mix light"}, ["mix light", "use one of"]),
         ({"datapath_bitwidth_mode": "int9"}, ["int9"]),
         ({"datapath_bitwidth_mode": "mix light"}, ["not part of this version"]),
         ({"datapath_range_method": "mmse"}, ["mmse", "not part of this version"]),
@@ -72,3 +79,25 @@ def test_default_mode_is_noted_and_unused_knobs_too():
     notes = PTQConfig(outlier_factor=1.5).notes()
     assert {n.where: n.applied for n in notes} == {"mode": "1", "outlier_factor": "unused"}
     assert PTQConfig(mode=1).notes() == ()
+
+
+def test_width_of_the_cpu_follows_the_datapath_and_that_of_constants_is_16_bits():
+    config = PTQConfig(datapath_bitwidth_mode="int16")
+    assert (config.widths.cpu, config.widths.constants) == (15, 15)
+    assert (config.applied()["cpu_node_bitwidth_mode"], config.applied()["const_in_bitwidth_mode"]) == (
+        "int16",
+        "int16",
+    )
+    config = replace(config, datapath_bitwidth_mode="int8", const_in_bitwidth_mode=8)
+    assert (config.widths.cpu, config.widths.constants) == (8, 8)
+    assert PTQConfig(cpu_node_bitwidth_mode=16).widths.cpu == 15
+    assert config.to_json()["cpu_node_bitwidth_mode"] is None
+
+
+def test_constants_of_520_have_8_bits_with_a_note_only_if_16_were_asked_for():
+    assert PTQConfig(platform="520", mode=1).notes() == ()
+    assert PTQConfig(platform="520", mode=1).applied()["const_in_bitwidth_mode"] == "int8"
+    assert PTQConfig(platform="720", mode=1, const_in_bitwidth_mode="int16").notes() == ()
+    (note,) = PTQConfig(platform="520", mode=1, const_in_bitwidth_mode="int16").notes()
+    assert (note.where, note.requested, note.applied) == ("const_in_bitwidth_mode", "int16", "int8")
+    assert "520" in note.why
