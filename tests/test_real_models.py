@@ -39,7 +39,8 @@ class Brief:
     """One combination of platform and width, and what is expected of it.
 
     Attributes:
-      least_db: least SNR of a float output. Bounds lie a few dB below what was measured; they catch a broken plan.
+      least_db: SNR that every float output exceeds. Well below what one sample gives (from the top 21, 22, 43, 79, 12
+        and 30 dB): it catches a broken plan; the accuracy table says how good a sound one is.
       rounding: largest relative error of a stage on ONNX Runtime.
     """
 
@@ -51,15 +52,15 @@ class Brief:
 
 BRIEF_SAMPLES = 8
 BRIEF = {
-    "A4": Brief("730", "int8", 8.0),
-    "A5": Brief("720", "int8", 8.0),
+    "A4": Brief("730", "int8", 15.0),
+    "A5": Brief("720", "int8", 12.0),
     # A steep sigmoid behind a deep network: the last place of the input alone moves the output by 1.5e-5.
-    "A6_det": Brief("730", "int16", 30.0, FLOAT_TOLERANCE["runtime"]),
-    "A6_cls": Brief("720", "w8a16", 20.0),
+    "A6_det": Brief("730", "int16", 35.0, FLOAT_TOLERANCE["runtime"]),
+    "A6_cls": Brief("720", "w8a16", 40.0),
     # Logarithms of quiet spectra: the last place of the input moves the output by 3e-5. For the same reason few dB are
     # left at 15 bits: octaves without a note lie below the step that the loud ones need, and every bin counts alike.
     "A7": Brief("730", "int16", 10.0, FLOAT_TOLERANCE["runtime"]),
-    "A8": Brief("720", "int16", 20.0),
+    "A8": Brief("720", "int16", 25.0),
 }
 """The large models, each at one combination."""
 
@@ -111,16 +112,15 @@ def check_stages(real: RealModel, origin: Model, plan: Planned, inputs: dict[str
 
 
 def test_every_code_equals_the_oracle(case):
-    for platform, width in PLANS[case.name]:
-        compare_with_oracle(case, platform, width)
-
-
-def compare_with_oracle(case, platform, width):
-    plan = planned(case, platform, width)
-    fixed = fixed_model(plan)
     inputs = case.inputs(4)
-    assert oracle_mismatches(plan, fixed, inputs) == []
     reference = FloatModel(case.model).run(inputs)
+    for platform, width in PLANS[case.name]:
+        compare_with_oracle(planned(case, platform, width), width, inputs, reference)
+
+
+def compare_with_oracle(plan: Planned, width: str, inputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]):
+    fixed = fixed_model(plan)
+    assert oracle_mismatches(plan, fixed, inputs) == []
     outputs = fixed.run(inputs)
     floor_db = 30.0 if width == "int16" else 3.0  # a plan from 24 samples; the accuracy table calibrates properly
     for name, value in reference.items():
@@ -136,6 +136,10 @@ def test_codes_do_not_depend_on_the_batch(case):
         some = fixed.run({k: v[:count] for k, v in inputs.items()}, "fixed", batch_size=size)
         for name, codes in some.items():
             np.testing.assert_array_equal(codes, together[name][:count])
+
+
+def test_every_model_has_a_test():
+    assert {*PLANS, *BRIEF} == set(REAL_MODELS)
 
 
 @pytest.mark.parametrize("name", BRIEF)

@@ -23,7 +23,15 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from helpers import relative_error  # noqa: E402
-from real_models import REAL_MODELS, RealModel, first, oracle_mismatches, ort_run, stage_error  # noqa: E402
+from real_models import (  # noqa: E402
+    REAL_MODELS,
+    RealModel,
+    every_tensor,
+    first,
+    oracle_mismatches,
+    ort_run,
+    stage_error,
+)
 
 import knerex_jax as kx  # noqa: E402
 from knerex_jax.artifacts.stages import finite  # noqa: E402
@@ -99,6 +107,20 @@ def stage_errors(subject: Subject, result: kx.PTQResult) -> dict[str, float]:
     return errors
 
 
+def mismatches(
+    result: kx.PTQResult,
+    fixed: FixedModel,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+    count: int,
+) -> list[str]:
+    """Tensors unlike the oracle's in the first samples, and outputs that change when all tensors are asked for."""
+    few = first(inputs, count)
+    held = every_tensor(fixed, few)
+    moved = [t for t in outputs if not np.array_equal(fixed.dequantize(t, held[t]), outputs[t][:count])]
+    return [*oracle_mismatches(result.planned, fixed, few), *(f"{t}: other codes without taps" for t in moved)]
+
+
 def measure(subject: Subject, platform: str, width: str, pct: float, oracle_samples: int) -> Row:
     """Quantizes from file to file and evaluates what was written."""
     inputs, labels = subject.evaluation
@@ -121,9 +143,7 @@ def measure(subject: Subject, platform: str, width: str, pct: float, oracle_samp
             "islands": result.report["islands"],
             "stage_errors": stage_errors(subject, result),
             "bytes": {key: path.stat().st_size for key, path in result.paths.items()},
-            "oracle_mismatches": (
-                oracle_mismatches(result.planned, fixed, first(inputs, oracle_samples)) if oracle_samples else None
-            ),
+            "oracle_mismatches": mismatches(result, fixed, inputs, outputs, oracle_samples) if oracle_samples else None,
             "tensors": len(fixed.program.shapes),
             "calibration": result.ranges.samples,
             "samples": len(next(iter(inputs.values()))),

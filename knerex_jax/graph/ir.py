@@ -99,15 +99,17 @@ class Model:
     def exact(self) -> frozenset[str]:
         """Inputs and computed tensors that are plumbing, never quantized.
 
-        These are integers and booleans, and real numbers that follow from them and constants alone (masks). Where the
-        latter meet quantized numbers, an Identity quantizes them; so does an Identity of a constant.
+        These are integers and booleans, and real numbers that follow from integer inputs and constants alone (masks).
+        Where the latter meet quantized numbers, an Identity quantizes them; so does an Identity of a constant.
         """
-        types, exact = self.graph.types, set()
-        exact.update(t for t in self.graph.inputs if not types[t].real)
+        types = self.graph.types
+        pure = {t for t in self.graph.inputs if not types[t].real}
+        exact = set(pure)
         for node in self.graph.nodes:
             computed = [t for t in node.inputs if t and t not in self.constants]
-            derived = bool(computed) and exact.issuperset(computed) and not self._makes_codes(node)
-            exact.update(t for t in node.outputs if t and (derived or not types[t].real))
+            if computed and pure.issuperset(computed) and not self._makes_codes(node):
+                pure.update(t for t in node.outputs if t)
+            exact.update(t for t in node.outputs if t and (t in pure or not types[t].real))
         return frozenset(exact)
 
     def _makes_codes(self, node: Node) -> bool:

@@ -17,14 +17,17 @@ _VERY_LOW = -1e4
 def spell_out_attention(b: GraphBuilder, node: Node) -> None:
     """Spells scaled dot-product attention out.
 
-    Before: y = Attention(q, k, v, mask), of rank 3 or 4, without past, softcap or further outputs
-    After:  y = MatMul(Softmax(MatMul(q * scale, k transposed) + mask), v), heads split off and put back with Transpose
+    Before: y = Attention(q, k, v, mask), of rank 3 or 4, without past, window, softcap or further outputs
+    After:  y = MatMul(Softmax(MatMul(q * scale, k transposed) + mask), v), heads split off and put back with Transpose;
+            a query that sees no key at all gets a mean of v instead of zeros
     """
     a, (q, k, v) = node.attrs, node.inputs[:3]
-    open_ended = getattr(a, "left_window_size", -1) == -1 and getattr(a, "right_window_size", -1) == -1
+    open_ended = a.left_window_size == a.right_window_size == -1
     if any(node.outputs[1:]) or any(node.inputs[4:]) or a.softcap or not open_ended or b.dtype(q) != "float32":
         return
-    mask, rank = input_of(node, 3), len(b.shape(q))
+    mask, rank, keys = input_of(node, 3), len(b.shape(q)), b.shape(k)[-2]
+    if mask and b.shape(mask)[-1] != keys:  # what is missing there is hidden
+        return
     emit = b.replace(node)
     if rank == 3:
         q, k, v = (
@@ -36,11 +39,12 @@ def spell_out_attention(b: GraphBuilder, node: Node) -> None:
     scale = 1 / math.sqrt(size) if a.scale is None else a.scale
     factor = b.new_constant(f"{node.name}.scale", np.array(scale, np.float32))
     scores = emit("MatMul", emit("Mul", q, factor), emit("Transpose", k, perm=(0, 1, 3, 2)))
-    if mask:
-        scores = emit("Add", scores, _additive(b, emit, node, mask))
+    masks = [_additive(b, emit, node, mask)] if mask else []
     if a.is_causal:
-        later = np.triu(np.full((queries, b.shape(k)[2]), HIDDEN, np.float32), 1)
-        scores = emit("Add", scores, b.new_constant(f"{node.name}.causal", later))
+        later = np.triu(np.full((queries, keys), HIDDEN, np.float32), 1)
+        masks.append(b.new_constant(f"{node.name}.causal", later))
+    if masks:
+        scores = emit("Add", scores, masks[0] if len(masks) == 1 else emit("Add", *masks))
     y = emit("MatMul", emit("Softmax", scores, axis=-1), v, output=None if rank == 3 else node.outputs[0])
     if rank == 3:
         emit(
@@ -65,27 +69,69 @@ def _repeat_heads(b: GraphBuilder, emit: Emit, x: str, heads: int) -> str:
 
 def _additive(b: GraphBuilder, emit: Emit, node: Node, mask: str) -> str:
     """A mask that is added: where a boolean one is false, minus infinity as far as a softmax can see."""
-    if b.dtype(mask) != "bool":
-        return mask
-    value = b.constant(mask)
+    return _mask_where(b, emit, node, mask, hidden=1) if b.dtype(mask) == "bool" else mask
+
+
+def _mask_where(b: GraphBuilder, emit: Emit, node: Node, condition: str, *, hidden: int) -> str:
+    """0 and `HIDDEN` by a boolean: choice number `hidden` of a Where is the latter."""
+    choices = [np.array(HIDDEN if i == hidden else 0, np.float32) for i in (0, 1)]
+    value = b.constant(condition)
     if value is not None:
-        return b.new_constant(f"{node.name}.mask", np.where(value, 0, HIDDEN).astype(np.float32))
-    shown, hidden = (
-        b.new_constant(f"{node.name}.{key}", np.array(v, np.float32)) for key, v in (("shown", 0.0), ("hidden", HIDDEN))
+        return b.new_constant(f"{node.name}.mask", np.where(value, *choices))
+    return emit("Where", condition, *(b.new_constant(f"{node.name}.{i}", c) for i, c in enumerate(choices)))
+
+
+def feeds_softmax(b: GraphBuilder, tensor: str) -> bool:
+    """Whether nothing but softmax reads a tensor, directly or behind further sums."""
+    readers = list(b.readers(tensor))
+    return (
+        bool(readers)
+        and not b.is_output(tensor)
+        and all(r.op_type == "Softmax" or (r.op_type == "Add" and feeds_softmax(b, r.outputs[0])) for r in readers)
     )
-    return emit("Where", mask, shown, hidden)
+
+
+def is_mask(b: GraphBuilder, tensor: str) -> bool:
+    """Whether a summand before a softmax hides places: computed from integers alone, or a constant that is very low."""
+    value = b.constant(tensor)
+    return b.is_exact(tensor) if value is None else value.size > 1 and bool((value <= _VERY_LOW).any())
+
+
+def only_hides(value: np.ndarray) -> bool:
+    """Whether a constant is nothing but a mask, whatever reads the sum: every entry shows or hides."""
+    return value.size > 1 and bool(((value == 0) | (value <= _VERY_LOW)).all() and value.any())
+
+
+@rewrite("Add")
+def masks_last(b: GraphBuilder, node: Node) -> None:
+    """Gathers the masks of a softmax in one operand, so that no other sum has to reach as far down as they do.
+
+    Before: y = Add(Add(x, m), n), m a mask and x none; only a softmax reads y, and nothing else the inner sum
+    After:  y = Add(x, Add(m, n)) if n is a mask, too, else Add(Add(x, n), m)
+    """
+    if not feeds_softmax(b, node.outputs[0]):
+        return
+    for n, total in (node.inputs, node.inputs[::-1]):
+        inner = b.private_producer(total, "Add")
+        if inner is None:
+            continue
+        for m, x in (inner.inputs, inner.inputs[::-1]):
+            if is_mask(b, m) and not is_mask(b, x):
+                emit = b.replace(inner, node)
+                summands = (x, emit("Add", m, n)) if is_mask(b, n) else (emit("Add", x, n), m)
+                emit("Add", *summands, output=node.outputs[0])
+                return
 
 
 @rewrite("Where")
 def where_to_mask(b: GraphBuilder, node: Node) -> None:
     """Turns a choice before a softmax into a mask, so that the scores stay integers.
 
-    Before: y = Where(c, x, low) or Where(c, low, x), low a constant of at most -10000; only a Softmax reads y
+    Before: y = Where(c, x, low) or Where(c, low, x), low a constant of at most -10000; only softmax reads y
     After:  y = Add(x, Where(c, 0, -1e9)), or the other way round
     """
     condition, *choices = node.inputs
-    readers = list(b.readers(node.outputs[0]))
-    if b.is_output(node.outputs[0]) or not readers or any(r.op_type != "Softmax" for r in readers):
+    if not feeds_softmax(b, node.outputs[0]):
         return
     for side in (0, 1):
         low, x = b.constant(choices[side]), choices[1 - side]
@@ -93,10 +139,8 @@ def where_to_mask(b: GraphBuilder, node: Node) -> None:
             continue
         if b.dtype(x) != "float32" or b.shape(x) != b.shape(node.outputs[0]):
             continue
-        values = [HIDDEN if i == side else 0.0 for i in (0, 1)]
-        names = [b.new_constant(f"{node.name}.{i}", np.array(v, np.float32)) for i, v in enumerate(values)]
         emit = b.replace(node)
-        emit("Add", x, emit("Where", condition, *names), output=node.outputs[0])
+        emit("Add", x, _mask_where(b, emit, node, condition, hidden=side), output=node.outputs[0])
         return
 
 

@@ -159,6 +159,10 @@ class GraphBuilder:
         """The value of a constant; None if the tensor is computed or absent."""
         return self._constants.get(tensor)
 
+    def is_exact(self, tensor: str) -> bool:
+        """Whether the tensor was exact, hence never quantized, when the pass began."""
+        return tensor in self._model.exact
+
     def is_output(self, tensor: str) -> bool:
         """Whether the tensor is an output of the model."""
         return tensor in self._outputs

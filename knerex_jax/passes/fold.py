@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from knerex_jax.graph.ir import Node
+from knerex_jax.passes.attention import only_hides
 from knerex_jax.passes.base import Emit, GraphBuilder, input_of, rewrite
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "PRelu")
@@ -124,6 +125,8 @@ def constant_to_batch_norm(b: GraphBuilder, node: Node) -> None:
         constant, x = b.constant(node.inputs[side]), node.inputs[1 - side]
         if constant is None or b.constant(x) is not None or (node.op_type == "Div" and side == 0):
             continue
+        if node.op_type == "Add" and only_hides(constant):
+            continue  # folded, it would blow the range of the sum up
         shape = b.shape(x)
         if b.dtype(x) != "float32" or b.shape(node.outputs[0]) != shape or not shape:
             continue

@@ -217,3 +217,26 @@ def concat_zeros_to_pad(b: GraphBuilder, node: Node) -> None:
     x = inner[0] if len(inner) == 1 else emit("Concat", *inner, axis=axis)
     pads = tuple(begin if i == axis else 0 for i in range(rank)) + tuple(end if i == axis else 0 for i in range(rank))
     emit("Pad", x, output=node.outputs[0], pads=pads)
+
+
+@rewrite("DequantizeLinear")
+def quantizers_to_clip(b: GraphBuilder, node: Node) -> None:
+    """Keeps of a quantizer in the user's model only the range it lets through; the planner quantizes anew.
+
+    Before: y = DequantizeLinear(QuantizeLinear(x, s, z), s, z), s and z constants with one element
+    After:  y = Clip(x, (lowest - z) * s, (highest - z) * s), which differs by the rounding that is taken out
+    """
+    inner = b.producer(node.inputs[0], "QuantizeLinear")
+    if inner is None or b.dtype(inner.inputs[0]) != "float32" or b.dtype(node.outputs[0]) != "float32":
+        return
+    parameters = [[b.constant(input_of(n, i)) for i in (1, 2)] for n in (inner, node)]
+    (scale, zero), (scale_again, zero_again) = parameters
+    dtype = b.dtype(node.inputs[0])
+    if scale is None or scale.size != 1 or not np.array_equal(scale, scale_again):
+        return
+    if dtype not in ("int8", "uint8", "int16", "uint16") or not np.array_equal(zero, zero_again):
+        return
+    offset = 0 if zero is None else int(zero.item())
+    limits = np.iinfo(dtype)
+    low, high = ((end - offset) * float(scale.item()) for end in (limits.min, limits.max))
+    b.replace(node)("Clip", inner.inputs[0], output=node.outputs[0], min=low, max=high)

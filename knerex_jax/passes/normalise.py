@@ -13,8 +13,20 @@ def _number(b: GraphBuilder, node: Node, key: str, value: float) -> str:
     return b.new_constant(f"{node.name}.{key}", np.array(value, np.float32))
 
 
+_TINY = 1e-12
+"""Least divisor: nothing is divided by 0 where all that is divided is 0."""
+
+
 def _standardise(
-    b: GraphBuilder, emit: Emit, node: Node, x: str, axes: tuple[int, ...], epsilon: float, *, centre: bool = True
+    b: GraphBuilder,
+    emit: Emit,
+    node: Node,
+    x: str,
+    axes: tuple[int, ...],
+    epsilon: float,
+    *,
+    centre: bool = True,
+    output: str | None = None,
 ) -> tuple[str, str, str]:
     """(x - mean) / sqrt(variance + epsilon), the mean ("" if not centred) and the reciprocal of the root.
 
@@ -23,40 +35,35 @@ def _standardise(
     """
     mean = emit("ReduceMean", x, axes=axes, keepdims=1, wide=True) if centre else ""
     d = emit("Sub", x, mean, wide=True) if centre else x
-    coarse = _reciprocal_root(b, emit, node, d, axes, epsilon)
+    addend = _number(b, node, "epsilon", epsilon) if epsilon else ""
+    coarse = _reciprocal_root(emit, d, axes, addend)
     y = emit("Mul", d, coarse, wide=True)
-    correction = ""
-    if epsilon:
-        factor = _number(b, node, "epsilon", epsilon)
-        correction = emit("Mul", emit("Mul", coarse, coarse, wide=True), factor, wide=True)
-    fine = _reciprocal_root(b, emit, node, y, axes, correction)
+    correction = emit("Mul", emit("Mul", coarse, coarse, wide=True), addend, wide=True) if addend else ""
+    fine = _reciprocal_root(emit, y, axes, correction)
     inverse = emit("Mul", coarse, fine, wide=True)
-    return emit("Mul", y, fine, wide=True), mean, inverse
+    return emit("Mul", y, fine, output=output, wide=output is None), mean, inverse
 
 
-def _reciprocal_root(
-    b: GraphBuilder, emit: Emit, node: Node, d: str, axes: tuple[int, ...], epsilon: float | str
-) -> str:
-    """1 / sqrt(mean of squares + epsilon), a number or a tensor."""
+def _reciprocal_root(emit: Emit, d: str, axes: tuple[int, ...], epsilon: str) -> str:
+    """1 / sqrt(mean of squares + epsilon); without an epsilon ("") of at least `_TINY`."""
     variance = emit("ReduceMean", emit("Mul", d, d, wide=True), axes=axes, keepdims=1, wide=True)
-    if epsilon:
-        addend = epsilon if isinstance(epsilon, str) else _number(b, node, "epsilon", epsilon)
-        variance = emit("Add", variance, addend, wide=True)
-    return emit("Reciprocal", emit("Sqrt", variance, wide=True), wide=True)
+    kept = emit("Add", variance, epsilon, wide=True) if epsilon else emit("Clip", variance, min=_TINY, wide=True)
+    return emit("Reciprocal", emit("Sqrt", kept, wide=True), wide=True)
 
 
-def _affine(b: GraphBuilder, emit: Emit, x: str, scale: str, bias: str, shape: tuple[int, ...], output: str) -> None:
-    """Emits x * scale + bias, both as vectors of that shape."""
-
-    def shaped(t: str) -> str:
-        value = b.constant(t)
-        if value is None:
-            return t if b.shape(t) == shape else emit("Reshape", t, shape=shape)
-        return t if value.shape == shape else b.new_constant(f"{t}.shaped", value.reshape(shape))
-
-    y = emit("Mul", x, shaped(scale), output=None if bias else output)
+def _affine(emit: Emit, x: str, scale: str, bias: str, output: str) -> None:
+    """Emits x * scale + bias (absent: "")."""
+    y = emit("Mul", x, scale, output=None if bias else output)
     if bias:
-        emit("Add", y, shaped(bias), output=output)
+        emit("Add", y, bias, output=output)
+
+
+def _per_channel(b: GraphBuilder, emit: Emit, vector: str, rank: int) -> str:
+    """A vector [C] as [C, 1, ...], which lies along axis 1 of a tensor of that rank."""
+    value, shape = b.constant(vector), (b.shape(vector)[0], *(1,) * (rank - 2))
+    if value is not None:
+        return b.new_constant(f"{vector}.shaped", value.reshape(shape))
+    return emit("Reshape", vector, shape=shape)
 
 
 @rewrite("LayerNormalization", "RMSNormalization")
@@ -72,7 +79,7 @@ def spell_out_layer_norm(b: GraphBuilder, node: Node) -> None:
     emit = b.replace(node)
     centre = node.op_type == "LayerNormalization"
     y, mean, inverse = _standardise(b, emit, node, x, axes, a.epsilon, centre=centre)
-    _affine(b, emit, y, scale, input_of(node, 2), b.shape(scale), node.outputs[0])
+    _affine(emit, y, scale, input_of(node, 2), node.outputs[0])
     for output, source in zip(node.outputs[1:], (mean, inverse), strict=False):
         if output:
             emit("Identity", source, output=output, name=f"{node.name}/{output}")
@@ -85,34 +92,42 @@ def spell_out_instance_norm(b: GraphBuilder, node: Node) -> None:
     Before: y = InstanceNormalization(x, scale, bias)
     After:  as `spell_out_layer_norm`, over the axes 2 and up, scale and bias per channel
     """
-    x, scale, bias = node.inputs
-    shape = b.shape(x)
+    x, *vectors = node.inputs
+    rank = len(b.shape(x))
+    if rank < 3:
+        return
     emit = b.replace(node)
-    y, _, _ = _standardise(b, emit, node, x, tuple(range(2, len(shape))), node.attrs.epsilon)
-    _affine(b, emit, y, scale, bias, (1, shape[1], *(1,) * (len(shape) - 2)), node.outputs[0])
+    y, _, _ = _standardise(b, emit, node, x, tuple(range(2, rank)), node.attrs.epsilon)
+    scale, bias = (_per_channel(b, emit, t, rank) for t in vectors)
+    _affine(emit, y, scale, bias, node.outputs[0])
 
 
 @rewrite("GroupNormalization")
 def spell_out_group_norm(b: GraphBuilder, node: Node) -> None:
     """Spells out a normalisation over groups of channels.
 
-    Before: y = GroupNormalization(x, scale, bias), scale and bias [C] constants
+    Before: y = GroupNormalization(x, scale, bias), scale and bias [C], or constants [groups]
     After:  Reshape to [N, groups, -1], as `spell_out_layer_norm` over the last axis, Reshape back, scale and bias
     """
-    x, scale, bias = node.inputs
+    x, *vectors = node.inputs
     shape, groups = b.shape(x), node.attrs.num_groups
-    values = [b.constant(t) for t in (scale, bias)]
-    repeated = [
-        t if v is None or v.size == shape[1] else b.new_constant(f"{t}.repeated", np.repeat(v, shape[1] // v.size))
-        for t, v in zip((scale, bias), values, strict=True)
-    ]
-    if any(b.shape(t) != (shape[1],) for t in repeated):
+    vectors = [_repeated(b, t, shape[1]) for t in vectors]
+    if any(b.shape(t) != (shape[1],) for t in vectors):
         return
     emit = b.replace(node)
     grouped = emit("Reshape", x, shape=(shape[0], groups, math.prod(shape[1:]) // groups))
     y, _, _ = _standardise(b, emit, node, grouped, (2,), node.attrs.epsilon)
     y = emit("Reshape", y, shape=shape, wide=True)
-    _affine(b, emit, y, *repeated, (1, shape[1], *(1,) * (len(shape) - 2)), node.outputs[0])
+    scale, bias = (_per_channel(b, emit, t, len(shape)) for t in vectors)
+    _affine(emit, y, scale, bias, node.outputs[0])
+
+
+def _repeated(b: GraphBuilder, vector: str, channels: int) -> str:
+    """A constant with one entry per group as one with an entry per channel; anything else as it is."""
+    value = b.constant(vector)
+    if value is None or value.size == channels:
+        return vector
+    return b.new_constant(f"{vector}.repeated", np.repeat(value, channels // value.size))
 
 
 @rewrite("MeanVarianceNormalization")
@@ -122,9 +137,7 @@ def spell_out_mean_variance(b: GraphBuilder, node: Node) -> None:
     Before: y = MeanVarianceNormalization(x)
     After:  as `spell_out_layer_norm`, without an affine map
     """
-    emit = b.replace(node)
-    y, _, _ = _standardise(b, emit, node, node.inputs[0], tuple(node.attrs.axes), 0.0)
-    emit("Identity", y, output=node.outputs[0], wide=False)
+    _standardise(b, b.replace(node), node, node.inputs[0], tuple(node.attrs.axes), 0.0, output=node.outputs[0])
 
 
 @rewrite("LpNormalization")
@@ -132,12 +145,12 @@ def spell_out_lp_norm(b: GraphBuilder, node: Node) -> None:
     """Spells out a division by a norm.
 
     Before: y = LpNormalization(x), p 1 or 2
-    After:  y = x * Reciprocal(ReduceL1(x)) or x * Reciprocal(ReduceL2(x))
+    After:  y = x * Reciprocal(Clip(ReduceL1(x), 1e-12)), or the same with ReduceL2
     """
     x = node.inputs[0]
     emit = b.replace(node)
     norm = emit(f"ReduceL{node.attrs.p}", x, axes=(node.attrs.axis % len(b.shape(x)),), keepdims=1, wide=True)
-    emit("Mul", x, emit("Reciprocal", norm, wide=True), output=node.outputs[0])
+    emit("Mul", x, emit("Reciprocal", emit("Clip", norm, min=_TINY, wide=True), wide=True), output=node.outputs[0])
 
 
 @rewrite("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")

@@ -11,9 +11,11 @@ from knerex_jax.passes.base import GraphBuilder, Registry, rewrite
 def constants_to_operands(b: GraphBuilder, node: Node) -> None:
     """Gives a constant operand a node and with it a number format.
 
-    Before: y = Add(x, c) and the like, c a float32 constant that is no weight
+    Before: y = Add(x, c) and the like, x quantized, c a float32 constant that is no weight
     After:  y = Add(x, Identity(c))
     """
+    if b.is_exact(node.outputs[0]):
+        return
     inputs = list(node.inputs)
     for i, t in enumerate(inputs):
         value = b.constant(t)

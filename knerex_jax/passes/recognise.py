@@ -1,7 +1,6 @@
 """Rewrites that find an operator in its spelled-out form, before its constants are folded into something else."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,19 +25,15 @@ def scalar(b: GraphBuilder, tensor: str) -> float | None:
 
 
 def factors_of(b: GraphBuilder, node: Node) -> Factors:
-    """Takes a tree of multiplications, and divisions by constants, apart."""
+    """Takes a tree of multiplications, and divisions by constants, apart; its root is a product, as `is_product` says."""
     constant, tensors, nodes = 1.0, [], [node]
-    divides = node.op_type == "Div"
     for i, t in enumerate(node.inputs):
         value = scalar(b, t)
         inner = b.private_producer(t, "Mul", "Div")
         if value is not None:
-            constant *= 1 / value if divides and i == 1 and value else value
-        elif inner is not None and not (divides and i == 1):
+            constant *= 1 / value if node.op_type == "Div" and i == 1 else value
+        elif inner is not None and is_product(b, inner):
             held = factors_of(b, inner)
-            if inner.op_type == "Div" and scalar(b, inner.inputs[1]) is None:
-                tensors.append(t)
-                continue
             constant *= held.constant
             tensors += held.tensors
             nodes = [*held.nodes, *nodes]
@@ -47,9 +42,14 @@ def factors_of(b: GraphBuilder, node: Node) -> Factors:
     return Factors(constant, tuple(tensors), tuple(nodes))
 
 
-def _is_product(b: GraphBuilder, node: Node) -> bool:
-    plain = node.op_type == "Mul" or scalar(b, node.inputs[1]) is not None
-    return plain and b.dtype(node.outputs[0]) == "float32"
+def is_product(b: GraphBuilder, node: Node) -> bool:
+    """Whether a Mul or Div of real numbers multiplies, or divides by a constant other than 0."""
+    return b.dtype(node.outputs[0]) == "float32" and (node.op_type == "Mul" or bool(scalar(b, node.inputs[1])))
+
+
+def _keeps_shape(b: GraphBuilder, x: str, node: Node) -> bool:
+    """Whether no constant on the way from x to the output of a node broadcasts it."""
+    return b.shape(x) == b.shape(node.outputs[0])
 
 
 def _near(value: float | None, wanted: float) -> bool:
@@ -77,13 +77,13 @@ def spelled_hard_sigmoid(b: GraphBuilder, node: Node) -> None:
     Before: y = Clip(x + 3, 0, 6) / 6
     After:  y = HardSigmoid(x), alpha 1/6, beta 1/2
     """
-    if not _is_product(b, node):
+    if not is_product(b, node):
         return
     f = factors_of(b, node)
     if len(f.tensors) != 1 or not _near(f.constant, 1 / 6):
         return
     found = _shifted_clip(b, f.tensors[0])
-    if found is not None:
+    if found is not None and _keeps_shape(b, found[0], node):
         emit = b.replace(*found[1], *f.nodes)
         emit("HardSigmoid", found[0], output=node.outputs[0], alpha=float(np.float32(1 / 6)), beta=0.5)
 
@@ -95,12 +95,14 @@ def spelled_hard_swish(b: GraphBuilder, node: Node) -> None:
     Before: y = x * Clip(x + 3, 0, 6) / 6, or x * HardSigmoid(x) with alpha 1/6 and beta 1/2
     After:  y = HardSwish(x)
     """
-    if not _is_product(b, node):
+    if not is_product(b, node):
         return
     f = factors_of(b, node)
     if len(f.tensors) != 2:
         return
     for x, other in (f.tensors, f.tensors[::-1]):
+        if not _keeps_shape(b, x, node):
+            continue
         gate = b.private_producer(other, "HardSigmoid")
         if gate is not None and gate.inputs[0] == x and _near(f.constant, 1):
             if _near(gate.attrs.alpha, 1 / 6) and _near(gate.attrs.beta, 0.5):
@@ -118,21 +120,21 @@ def spelled_gelu(b: GraphBuilder, node: Node) -> None:
     Before: y = x * (1 + Erf(x / sqrt(2))) / 2
     After:  y = Gelu(x)
     """
-    if not _is_product(b, node):
+    if not is_product(b, node):
         return
     f = factors_of(b, node)
     if len(f.tensors) != 2 or not _near(f.constant, 0.5):
         return
     for x, other in (f.tensors, f.tensors[::-1]):
         add = b.private_producer(other, "Add")
-        if add is None:
+        if add is None or not _keeps_shape(b, x, node):
             continue
         for side in (0, 1):
             erf = b.private_producer(add.inputs[1 - side], "Erf")
             if erf is None or not _near(scalar(b, add.inputs[side]), 1):
                 continue
             inner = b.private_producer(erf.inputs[0], "Mul", "Div")
-            if inner is None or not _is_product(b, inner):
+            if inner is None or not is_product(b, inner):
                 continue
             argument = factors_of(b, inner)
             if argument.tensors == (x,) and _near(argument.constant, math.sqrt(0.5)):
@@ -147,35 +149,31 @@ def widen_deviation(b: GraphBuilder, node: Node) -> None:
     Before: s = Sqrt(ReduceMean(d * d) + epsilon), d = x - ReduceMean(x)
     After:  the same, all of them wide; likewise with ReduceSum, Pow(d, 2), without epsilon or without the mean
     """
-    chain = list(_towards_square(b, node))
-    if not chain or all(n.wide for n in chain):
-        return
-    for held in chain:
-        current = b.node(held.name)
-        if current is not None and not current.wide:
-            b.widen(current)
+    for held in _towards_square(b, node):
+        if not held.wide:
+            b.widen(held)
 
 
 _ON_THE_WAY = ("Add", "ReduceMean", "ReduceSum", "Mul", "Pow", "BatchNormalization", "Reshape")
 
 
-def _towards_square(b: GraphBuilder, root: Node) -> Iterator[Node]:
-    """The nodes from a root back to a square and what is squared; nothing if there is no square."""
+def _towards_square(b: GraphBuilder, root: Node) -> list[Node]:
+    """The nodes from a root back to a square and what is squared; none if there is no square."""
     found, node = [root], root
-    while node is not None:
-        node = b.producer(node.inputs[0], *_ON_THE_WAY)
-        if node is None:
-            return
-        found.append(node)
-        square = (node.op_type == "Mul" and node.inputs[0] == node.inputs[1]) or (
-            node.op_type == "Pow" and scalar(b, node.inputs[1]) == 2
-        )
-        if square:
-            break
-        if node.op_type in ("Mul", "Pow"):
-            return
-    assert node is not None
+    while not _is_square(b, node):
+        computed = next((t for t in node.inputs if b.constant(t) is None), "")
+        step = b.producer(computed, *_ON_THE_WAY)
+        if step is None or (step.op_type in ("Mul", "Pow") and not _is_square(b, step)):
+            return []
+        found.append(step)
+        node = step
     centred = b.producer(node.inputs[0], "Sub")
     if centred is not None and (mean := b.producer(centred.inputs[1], "ReduceMean")) is not None:
         found += [centred, mean]
-    yield from found
+    return found
+
+
+def _is_square(b: GraphBuilder, node: Node) -> bool:
+    if node.op_type == "Pow":
+        return scalar(b, node.inputs[1]) == 2
+    return node.op_type == "Mul" and node.inputs[0] == node.inputs[1]

@@ -44,6 +44,8 @@ def find_slots(
         return bool((own - f.radix).max() > 1)
 
     for y, operands in structure.merges.items():
+        if _takes_peak_off(graph.producer[y], model):
+            continue  # a softmax takes the peak off the very codes it was found in
         for t in dict.fromkeys(operands):
             if (len(graph.readers[t]) > 1 or t in graph.outputs) and lowered(t):
                 slots.append((t, (graph.producer[y].name,)))
@@ -60,8 +62,8 @@ def find_slots(
 
 def _forces_layer(reader: Node, tensor: str, model: Model, structure: Structure) -> bool:
     """Whether a reader, directly or behind moves that rename places, makes a tensor per layer."""
-    if _is_peak(reader, tensor, model):
-        return False  # a softmax takes the peak off the very codes it was found in
+    if _is_peak(reader, model):
+        return False
     if tensor in structure.forced.get(reader.name, ()):
         return True
     y = reader.outputs[0]
@@ -72,10 +74,18 @@ def _forces_layer(reader: Node, tensor: str, model: Model, structure: Structure)
     )
 
 
-def _is_peak(reader: Node, tensor: str, model: Model) -> bool:
+def _takes_peak_off(node: Node, model: Model) -> bool:
+    """Whether a node subtracts the maximum of a tensor from it, as a softmax does."""
+    peak = model.graph.producer.get(node.inputs[-1])
+    if node.op_type != "Sub" or peak is None:
+        return False
+    return peak.op_type == "ReduceMax" and peak.inputs[0] == node.inputs[0]
+
+
+def _is_peak(reader: Node, model: Model) -> bool:
     """Whether a reader finds the maximum that a softmax subtracts."""
     after = model.graph.readers.get(reader.outputs[0], ())
-    return reader.op_type == "ReduceMax" and any(n.op_type == "Sub" and n.inputs[0] == tensor for n in after)
+    return any(_takes_peak_off(n, model) and n.inputs[-1] == reader.outputs[0] for n in after)
 
 
 def insert_slots(model: Model, slots: Slots, axes: Mapping[str, int | None]) -> tuple[Model, dict[str, str]]:
