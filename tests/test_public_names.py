@@ -3,8 +3,9 @@ import pytest
 import knerex_jax
 
 PUBLIC = """
-ArtifactError CheckReport ConfigError FixedModel FloatModel KnerexError ModelError PTQConfig PTQResult PlanError QuantPlan REGISTRY
-TARGETS UnsupportedOpError analyze check_model decompose_onnx kneron_inference load_onnx lower_fixed lower_float make_plan run_ptq
+ArtifactError CheckReport ConfigError FixedModel FloatModel KnerexError ModelError PTQConfig PTQResult PlanError
+QuantPlan REGISTRY TARGETS UnsupportedOpError analyze check_model decompose_onnx kneron_inference load_onnx
+lower_fixed lower_float make_plan run_ptq
 """.split()
 
 

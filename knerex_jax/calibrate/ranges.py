@@ -1,7 +1,7 @@
 """The ranges that formats are made for: per tensor and per channel, at an 8-bit and at a 15-bit cut."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax

@@ -5,6 +5,7 @@ the instruction's docstring, how is `method`. Arrays have the program's shapes a
 batched: the caller does `jax.jit(jax.vmap(fn, (None, 0)))`, and `jax.vmap(fn, (0, None))` over stacked plans.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -308,7 +309,7 @@ def _interp(i: Interp, method: Method, c: _P, x: Array) -> Array:
                 jnp.take(total, index[:, tap], axis=axis, mode="clip") * weight[:, tap].reshape(spread)
                 for tap in range(index.shape[1])
             ]
-            total = sum(taps[1:], start=taps[0])
+            total = functools.reduce(jnp.add, taps)
         return saturate(_shr(total, c["n"], method.shift), i.bits)
 
 

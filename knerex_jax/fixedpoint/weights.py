@@ -111,7 +111,7 @@ def mac_integers(
 def requantize_integers(
     node: str, acc: Accumulator, y_radix: np.ndarray, post_multiplier: bool
 ) -> dict[str, np.ndarray]:
-    """m (with post_multiplier) and n2, int32 [O]: from the accumulator to codes of radix y_radix, s_w undone.
+    """From the accumulator to codes of radix y_radix, s_w undone: m (with post_multiplier) and n2, int32 [O].
 
     Raises:
       PlanError: a shift is out of range.
@@ -129,7 +129,7 @@ HARD_SWISH_REACH = 3.0
 def hard_swish_integers(
     node: str, acc: Accumulator, y_scale: np.ndarray, y_radix: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """three, six, m and n2, int32 [O]: y = shr(p * clip(p + three, 0, six) * m, n2). Section 3, rule 2.
+    """The integers of y = shr(p * clip(p + three, 0, six) * m, n2): three, six, m and n2, int32 [O]. Section 3, rule 2.
 
     Raises:
       PlanError: a shift is out of range.

@@ -108,7 +108,7 @@ def _no_power(node: Node, model: Model) -> str | None:
 
 
 def _constant_power(node: Node, model: Model) -> Real:
-    """x ** c; a fractional power of a negative number counts as that of 0, the nearest point of its domain."""
+    """Gives x ** c; a fractional power of a negative number counts as that of 0, the nearest point of its domain."""
     exponent = float(model.constants[node.inputs[1]].item())
     whole = exponent == round(exponent)
     return lambda x: np.power(x if whole else np.maximum(x, 0), exponent)

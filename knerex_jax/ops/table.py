@@ -78,5 +78,6 @@ def table_op(
         return lambda x: real(node.attrs, x)
 
     return OpDef(
-        op_type=op_type, attrs=attrs, to_float=to_float, constrain=constrain, to_program=table_program(function), **rules
+        op_type=op_type, attrs=attrs, to_float=to_float, constrain=constrain, to_program=table_program(function),
+        **rules,
     )  # fmt: skip

@@ -47,9 +47,7 @@ def spell_out_attention(b: GraphBuilder, node: Node) -> None:
         scores = emit("Add", scores, masks[0] if len(masks) == 1 else emit("Add", *masks))
     y = emit("MatMul", emit("Softmax", scores, axis=-1), v, output=None if rank == 3 else node.outputs[0])
     if rank == 3:
-        emit(
-            "Reshape", emit("Transpose", y, perm=(0, 2, 1, 3)), output=node.outputs[0], shape=b.shape(node.outputs[0])
-        )
+        emit("Reshape", emit("Transpose", y, perm=(0, 2, 1, 3)), output=node.outputs[0], shape=b.shape(node.outputs[0]))
 
 
 def _split_heads(b: GraphBuilder, emit: Emit, x: str, heads: int) -> str:

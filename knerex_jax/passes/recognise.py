@@ -25,7 +25,7 @@ def scalar(b: GraphBuilder, tensor: str) -> float | None:
 
 
 def factors_of(b: GraphBuilder, node: Node) -> Factors:
-    """Takes a tree of multiplications, and divisions by constants, apart; its root is a product, as `is_product` says."""
+    """Takes a tree of multiplications, and divisions by constants, apart; its root is one (`is_product`)."""
     constant, tensors, nodes = 1.0, [], [node]
     for i, t in enumerate(node.inputs):
         value = scalar(b, t)

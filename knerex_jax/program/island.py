@@ -32,7 +32,9 @@ def routine_digest(op_type: str, opset: int) -> str:
     except Exception as error:  # onnx raises several kinds of its own
         raise ValueError(f"onnx {onnx.__version__} has no reference implementation of {op_type}") from error
     schema = onnx.defs.get_schema(op_type, opset)
-    body = schema.function_body.SerializeToString(deterministic=True) if schema.has_function else b""
+    # The type stubs of onnx lack this attribute.
+    defined = getattr(schema, "has_function", False)
+    body = schema.function_body.SerializeToString(deterministic=True) if defined else b""
     text = f"{op_type} {schema.since_version}\n{inspect.getsource(routine)}"
     return hashlib.sha256(text.encode() + body).hexdigest()
 
