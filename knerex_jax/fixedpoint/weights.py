@@ -126,9 +126,7 @@ HARD_SWISH_REACH = 3.0
 """From -3 down a hard-swish is 0, so its accumulator must hold -3, however small the outputs are."""
 
 
-def hard_swish_integers(
-    node: str, acc: Accumulator, y_scale: np.ndarray, y_radix: np.ndarray
-) -> dict[str, np.ndarray]:
+def hard_swish_integers(node: str, acc: Accumulator, y_scale: np.ndarray, y_radix: np.ndarray) -> dict[str, np.ndarray]:
     """The integers of y = shr(p * clip(p + three, 0, six) * m, n2): three, six, m and n2, int32 [O]. Section 3, rule 2.
 
     Raises:

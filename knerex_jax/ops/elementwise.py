@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from knerex_jax.errors import PlanError
 from knerex_jax.fixedpoint.qformat import multiplier
 from knerex_jax.fixedpoint.weights import check_shift
 from knerex_jax.graph.ir import Model, Node
@@ -60,13 +59,8 @@ def _align(node: Node, view: ProgramView) -> Built:
         m, e = multiplier(ratio)
         constants = {"m": m, "n": 15 - e + radix - (y_radix + 8), "n_out": np.full(1, 8)}
     else:
-        top = radix.max(axis=0)
-        if (spread := int((top - radix).max())) > 16:
-            raise PlanError(
-                f"operands of {node.op_type} differ by {spread} bits in radix, at most 16 can be aligned",
-                where=f"node {node.name}",
-                fix="set a radix or range for the smaller operand (quan_config)",
-            )
+        # At most 16 bits to the left: a far smaller operand is brought down instead.
+        top = np.minimum(radix.max(axis=0), radix.min(axis=0) + 16)
         constants = {"n": radix - top, "n_out": top - y_radix}
     constants |= {
         k: check_shift(constants[k], node.name, "an operand" if k == "n" else "the output") for k in ("n", "n_out")

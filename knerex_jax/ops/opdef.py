@@ -35,9 +35,7 @@ def _has_rule(node: Node, model: "Model") -> str | None:
     return None
 
 
-def _as_it_is(
-    node: Node, types: Mapping[str, TensorType]
-) -> tuple[tuple[Node, ...], Mapping[str, TensorType]]:
+def _as_it_is(node: Node, types: Mapping[str, TensorType]) -> tuple[tuple[Node, ...], Mapping[str, TensorType]]:
     return (node,), {}
 
 

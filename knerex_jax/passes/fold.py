@@ -61,6 +61,37 @@ def batch_norm_into_conv(b: GraphBuilder, node: Node) -> None:
     emit(conv.op_type, conv.inputs[0], *weights, output=node.outputs[0], name=conv.name, attrs=conv.attrs)
 
 
+@rewrite("Conv")
+def batch_norm_into_next_conv(b: GraphBuilder, node: Node) -> None:
+    """Folds a per-channel affine map into the convolution behind it.
+
+    Before: y = Conv(BatchNormalization(x), w, c) without padding, or with padding and a map without a shift. Nothing
+            else reads the map, and no weighted node before it can take it.
+    After:  y = Conv(x, w * scale, c + w shift)
+    """
+    norm = b.private_producer(node.inputs[0], "BatchNormalization")
+    affine = None if norm is None else affine_of(b, norm)
+    weight, outputs = b.constant(node.inputs[1]), b.shape(node.outputs[0])[1]
+    bias = _bias(b, node, outputs)
+    if norm is None or affine is None or weight is None or bias is None:
+        return
+    if b.private_producer(norm.inputs[0], "Conv", "ConvTranspose", "Gemm") is not None:
+        return
+    scale, shift = affine
+    if shift.any() and any(node.attrs.pads):
+        return  # padding is 0 behind the map, not before it
+    group = node.attrs.group
+    per_group = weight.shape[1]
+    first = np.arange(outputs) // (outputs // group) * per_group
+    feeding = first[:, None] + np.arange(per_group)
+    spread = (...,) + (None,) * (weight.ndim - 2)
+    wide = weight.astype(np.float64)
+    moved = (wide * shift[feeding][spread]).sum(axis=tuple(range(1, weight.ndim)))
+    emit = b.replace(norm, node)
+    weights = _constants(b, node, wide * scale[feeding][spread], bias + moved)
+    emit("Conv", norm.inputs[0], *weights, output=node.outputs[0], name=node.name, attrs=node.attrs)
+
+
 @rewrite("BatchNormalization")
 def batch_norm_into_gemm(b: GraphBuilder, node: Node) -> None:
     """Folds a per-output affine map into the dense layer before it.

@@ -77,6 +77,7 @@ AFFINE: tuple[Pass, ...] = (
     fold.merge_batch_norms,
     fold.batch_norm_into_conv,
     fold.batch_norm_into_gemm,
+    fold.batch_norm_into_next_conv,
     fold.normalise_batch_norm,
     fold.drop_unit_batch_norm,
 )

@@ -89,7 +89,7 @@ class Activate(Primitive, frozen=True, kw_only=True, tag="activate"):
 class Align(Primitive, frozen=True, kw_only=True, tag="align"):
     """Brings operands to one radix and combines them. Operands broadcast against each other as in ONNX.
 
-    Shared scales (free = False): operand k is shifted left by -n[k] (n[k] <= 0), combined, y = sat_out(shr(., n_out)).
+    Shared scales (free = False): operand k enters as shr(x_k, n[k]), n[k] >= -16; combined, y = sat_out(shr(., n_out)).
     Free scales: operand k enters as shr(x_k * m[k], n[k]) at radix r_y + 8 and n_out = 8.
     Intermediate values saturate to psum_bits. `signs` (+1 or -1 per operand) turn add into subtract.
     Constants: n [K, C], n_out [C]; free: m [K, C].

@@ -68,7 +68,10 @@ def plan_model(
     policy = policy or RangePolicy()
     attempt = partial(_attempt, model, ranges, request, target, policy, registry)
     slots = _search(attempt, model) if slots is None else slots
-    made = attempt(slots)
+    try:
+        made = attempt(slots)
+    except ScaleClash as clash:
+        raise _no_scale(clash.tensor) from clash
     plan = replace(made.plan, rescales=tuple(made.copies))
     program, constants = assemble(made.model, plan, target, registry)
     return Planned(made.model, made.structure, plan, slots, program, constants)
@@ -117,11 +120,8 @@ def _search(attempt: Callable[[Slots], _Attempt], model: Model) -> Slots:
             made = attempt((*behind, *(found or ())))
         except ScaleClash as clash:
             y = clash.tensor
-            if any(y.startswith(t) for t, _ in behind) or y not in model.graph.types:
-                raise PlanError(
-                    "its scale is the product of its operands' scales, but another tensor imposes one, too",
-                    where=f"tensor {y}", fix="insert a BatchNormalization by ones behind the multiplication",
-                ) from clash  # fmt: skip
+            if y in dict(behind) or y not in model.graph.types:  # a rescale behind it did not help
+                raise _no_scale(y) from clash
             readers = () if y in model.graph.outputs else tuple(n.name for n in model.graph.readers[y])
             behind = (*behind, (y, readers))
             continue
@@ -130,3 +130,10 @@ def _search(attempt: Callable[[Slots], _Attempt], model: Model) -> Slots:
         found = find_slots(made.model, made.structure, made.plan, made.free, made.target)
         if not found:
             return behind
+
+
+def _no_scale(tensor: str) -> PlanError:
+    return PlanError(
+        "its scale is the product of its operands' scales, but another tensor imposes one, too",
+        where=f"tensor {tensor}", fix="insert a BatchNormalization by ones behind the multiplication",
+    )  # fmt: skip

@@ -124,7 +124,8 @@ def insert_slots(model: Model, slots: Slots, axes: Mapping[str, int | None]) -> 
         for step in steps:
             nodes[step.name] = replace(step, origin=maker.origin, wide=maker.wide and result != t)
             types[step.outputs[0]] = replace(types[t], shape=shape if step.outputs[0] == result else flat)
-        copies[outer] = t
+        if outer != t:
+            copies[outer] = t
         for reader in readers:
             node = nodes[reader]
             nodes[reader] = replace(node, inputs=tuple(result if i == t else i for i in node.inputs))
@@ -137,9 +138,7 @@ def _renamed(node: Node, old: str, new: str) -> Node:
     return replace(node, inputs=inputs, outputs=outputs)
 
 
-def _ones(
-    stem: str, channels: int, constants: dict[str, np.ndarray], types: dict[str, TensorType]
-) -> tuple[str, ...]:
+def _ones(stem: str, channels: int, constants: dict[str, np.ndarray], types: dict[str, TensorType]) -> tuple[str, ...]:
     """Names of new constants of a BatchNormalization that does nothing."""
     arrays = {"scale": np.ones, "bias": np.zeros, "mean": np.zeros, "var": np.ones}
     for key, make in arrays.items():

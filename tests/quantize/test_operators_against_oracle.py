@@ -1,4 +1,4 @@
-"""Small networks of composite operators, masks, lookups, islands and plain outputs: every tensor equals the oracle's."""
+"""Small networks of composite operators, masks, lookups and islands: every tensor equals the oracle's."""
 
 from dataclasses import dataclass
 
@@ -42,12 +42,11 @@ class Case:
 INT8_520, INT8_720, INT16_730 = ("520", "int8"), ("720", "int8"), ("730", "int16")
 
 CASES = {
-    # The epsilon is large for the sake of 520, which aligns what is added within 16 bits.
     "transformer with a mask of integers": Case(
         "(float[1,5,8] x, int64[1,5] mask) => (float[1,5,8] y) <float[8] vg, float[8] b, float[8,8] wq, float[8] bq,"
         " float[8,8] wk, float[8,8] wv, float[8,8] wo, int64[4] s = {1, 5, 2, 4}, int64[3] r = {1, 5, 8},"
         " float eight = {8}, float one = {1}, float low = {-3.4e38}, int64[2] a = {1, 2}> {"
-        " n = LayerNormalization<epsilon=0.01>(x, vg, b)"
+        " n = LayerNormalization(x, vg, b)"
         " q0 = MatMul(n, wq) q1 = Add(q0, bq) q2 = Reshape(q1, s) q = Transpose<perm=[0,2,1,3]>(q2)"
         " k0 = MatMul(n, wk) k1 = Reshape(k0, s) k = Transpose<perm=[0,2,3,1]>(k1)"
         " v0 = MatMul(n, wv) v1 = Reshape(v0, s) v = Transpose<perm=[0,2,1,3]>(v1)"
@@ -61,7 +60,7 @@ CASES = {
     "grouped queries, boolean and causal mask": Case(
         "(float[1,4,5,3] q, float[1,2,5,3] k, float[1,2,5,3] v, bool[1,1,5,5] m) => (float[1,4,5,3] y)"
         "{ y = Attention<is_causal=1>(q, k, v, m) }",
-        {INT8_520: 24, INT8_720: 28, INT16_730: 58},
+        {INT8_520: 24, INT16_730: 58},
         islands=("Identity",),
         opset=23,
     ),
@@ -77,7 +76,7 @@ CASES = {
         "(float[1,3,5,4] x) => (float[1,4,20,16] y) <float[3,4,2,2] w, float[4] b, float[4,4,3,3] u, float[4] c,"
         " float[4] s = {1, 1, 2, 2}> { t = ConvTranspose<strides=[2,2]>(x, w, b) r = Relu(t)"
         ' z = Resize<mode="linear">(r, , s) y = Conv<pads=[1,1,1,1]>(z, u, c) }',
-        {INT8_520: 27, INT8_720: 27, INT16_730: 57},
+        {INT8_520: 27, INT16_730: 57},
     ),
     "recurrent layer": Case(
         "(float[1,5,3] x) => (float[1,5,4] y, float[1,1,4] h) <float[1,16,3] w, float[1,16,4] r, float[1,32] b,"
@@ -98,7 +97,7 @@ CASES = {
         "(float[1,8,3,4] x) => (float[1,8,3,4] y, float[1,2,6,8] t) <float[8,8,1,1] w, float[8] b>"
         '{ c = Conv(x, w, b) t = DepthToSpace<blocksize=2, mode="CRD">(c) s = SpaceToDepth<blocksize=2>(t)'
         " p = Relu(s) y = Abs(p) }",
-        {INT8_520: 28, INT8_720: 28, INT16_730: 58},
+        {INT8_720: 28, INT16_730: 58},
     ),
     "instance norm": Case(
         "(float[1,4,6,5] x) => (float[1,6,6,5] y) <float[6,4,1,1] w, float[6] c, float[6] g, float[6] b>"
@@ -172,3 +171,13 @@ def test_scaled_model_equals_the_float_model_up_to_its_output_scales(name):
             assert relative_error(value, real) <= FLOAT_TOLERANCE["runtime"], t
         else:
             np.testing.assert_array_equal(outputs[t].reshape(value.shape), value)
+
+
+@pytest.mark.parametrize("name", ["recurrent layer", "choices"])
+def test_islands_do_not_depend_on_the_batch(name):
+    origin, planned = planned_case(name, "720", "int8")
+    fixed = fixed_model(planned)
+    inputs = samples_of(origin, 5, seed=2)
+    one_by_one, together = (fixed.run(inputs, "fixed", batch_size=size) for size in (1, 4))
+    for t, codes in together.items():
+        np.testing.assert_array_equal(one_by_one[t], codes)

@@ -1,6 +1,7 @@
 """Rescale slots: found where a scale fits nowhere or costs more than a bit, kept when a model is planned again."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,13 +40,12 @@ def two_products() -> Model:
     return net.model(net.conv(net.add("Add", *products), 3, 1))
 
 
-def swish(ratio: float, *, behind: str = "") -> Model:
+def swish(ratio: float, *, flat: bool = False) -> Model:
     """x * Sigmoid(x): the table wants one scale, the product none."""
     net = Net({"x": (1, 3, 8, 8)}, seed=8)
     x = uneven(net, "x", ratio)
-    moved = net.add("Reshape", x, shape=(1, 8, 64)) if behind == "Reshape" else x
-    gate = net.add("Sigmoid", moved, name="gate")
-    gate = net.add("Reshape", gate, shape=(1, 8, 8, 8)) if behind == "Reshape" else gate
+    gate = net.add("Sigmoid", net.add("Reshape", x, shape=(1, 8, 64)) if flat else x, name="gate")
+    gate = net.add("Reshape", gate, shape=(1, 8, 8, 8)) if flat else gate
     return net.model(net.conv(net.add("Mul", x, gate), 4, 1))
 
 
@@ -93,24 +93,33 @@ def test_slots_change_nothing_in_float():
         assert relative_error(before[t], after[t]) <= 1e-6
 
 
-@pytest.mark.parametrize("behind", ["", "Reshape"])
-def test_tensor_that_a_table_makes_per_layer_keeps_its_channels_elsewhere(behind):
-    model = swish(8.0, behind=behind)
-    reader = next(n.name for n in model.graph.nodes if n.op_type == (behind or "Sigmoid"))
+def test_tensor_that_a_table_makes_per_layer_keeps_its_channels_elsewhere():
+    model = swish(8.0)
     inputs = samples(model, 8)
     planned = plan(model, inputs, "720")
     ((tensor, readers),) = planned.slots
-    assert model.graph.producer[tensor].op_type == "Conv" and readers == (reader,)
-    assert planned.plan.formats[tensor].axis == 1 and len(set(planned.plan.formats[tensor].radix.tolist())) > 1
+    assert model.graph.producer[tensor].op_type == "Conv" and readers == ("gate",)
     fixed = fixed_model(planned)
     assert oracle_mismatches(planned, fixed, samples(model, 4, seed=5, scale=2.0)) == []
+    without = planned_again(model, replace(planned, slots=()), inputs, "720", "int8")
+    assert separate_radices(planned, tensor) and not separate_radices(without, tensor)
     (y,) = model.graph.outputs
-    without = plan_model(
-        model, exact_ranges(model, inputs, "720"), WIDTHS["int8"], TARGETS["720"], policy=EVERY_CHANNEL, slots=()
-    )
     reference = float_values(model, inputs, (y,))[y]
-    found, plain = (snr_db(reference, m.run(inputs)[y]) for m in (fixed, fixed_model(without)))
-    assert found > plain
+    with_slot, plain = (snr_db(reference, m.run(inputs)[y]) for m in (fixed, fixed_model(without)))
+    assert with_slot > plain
+
+
+def separate_radices(planned: Planned, tensor: str) -> bool:
+    return len(set(planned.plan.formats[tensor].radix.tolist())) > 1
+
+
+def test_reshape_before_the_table_needs_no_slot():
+    """Codes are shifted where they are moved, so the channels keep their radices."""
+    model = swish(8.0, flat=True)
+    planned = plan(model, samples(model, 8), "720")
+    (conv, *_) = model.graph.nodes
+    assert planned.slots == () and separate_radices(planned, conv.outputs[0])
+    assert oracle_mismatches(planned, fixed_model(planned), samples(model, 4, seed=5)) == []
 
 
 def test_no_slot_where_the_channels_are_alike():
@@ -138,15 +147,6 @@ def test_planned_again_it_is_the_same_program(build, platform):
     )
 
 
-def test_without_its_slot_a_clash_is_an_error():
-    model = two_products()
-    planned = plan(model, samples(model, 4), "520")
-    assert planned.slots
-    inputs = samples(model, 4)
-    with pytest.raises(Exception, match="Mul|mul"):
-        planned_again(model, Planned(**{**planned.__dict__, "slots": ()}), inputs, "520", "int8")
-
-
 def softmax(net: Net, x: str) -> str:
     """Softmax over the last axis, spelled out."""
     axes = (len(net.types[x].shape) - 1,)
@@ -164,3 +164,14 @@ def test_softmax_takes_the_peak_off_the_codes_it_was_found_in():
     planned = plan(model, inputs, "520")
     assert planned.slots == ()
     assert oracle_mismatches(planned, fixed_model(planned), inputs) == []
+
+
+def test_two_clashes_whose_names_begin_alike():
+    net = Net({"x": (1, 3, 6, 6)}, seed=10)
+    gates = [net.add("Sigmoid", net.conv("x", 8, 1)) for _ in range(2)]
+    first = net.add("Mul", uneven(net, "x", 8.0), gates[0], name="product")
+    second = net.add("Mul", uneven(net, "x", 8.0), gates[1], name=first)
+    assert second.startswith(first)
+    model = net.model(first, second)
+    planned = plan(model, samples(model, 8), "720")
+    assert set(planned.slots) == {(first, ()), (second, ())}
