@@ -77,7 +77,7 @@ class FloatModel:
     """
 
     model: Model
-    ops: Mapping[str, OpDef] = field(default=REGISTRY, repr=False, hash=False)
+    ops: Mapping[str, OpDef] = field(default_factory=lambda: REGISTRY, repr=False, hash=False)
 
     @classmethod
     def load(

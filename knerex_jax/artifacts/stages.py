@@ -44,7 +44,7 @@ class StageFiles:
     planned: Planned
     bie: Bie
     report: Mapping[str, Any]
-    registry: Mapping[str, OpDef] = field(default=REGISTRY, repr=False)
+    registry: Mapping[str, OpDef] = field(default_factory=lambda: REGISTRY, repr=False)
 
 
 def weight_metadata(planned: Planned) -> dict[str, dict[str, Any]]:
