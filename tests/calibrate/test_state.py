@@ -125,11 +125,6 @@ def test_ranges_say_the_largest_magnitude_for_a_width():
     np.testing.assert_array_equal(t.channel_absmax(15), [3, 2.5])
 
 
-def test_copies_share_the_ranges_of_their_source():
-    ranges = _ranges().with_copies({"copy": "t"})
-    assert ranges["copy"] is ranges["t"] and "copy" in ranges and "other" not in ranges
-
-
 def test_ranges_are_a_pytree():
     leaves, tree = jax.tree.flatten(_ranges())
     assert len(leaves) == 8
