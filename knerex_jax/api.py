@@ -128,7 +128,7 @@ def make_plan(
 ) -> Planned:
     """Plans a decomposed model; with `base`, for the same program (the base's rescale slots are kept)."""
     slots = None if base is None else base.slots
-    policy = RangePolicy(guard_bits=config.guard_bits)
+    policy = RangePolicy(guard_bits=config.guard)
     planned = plan_model(model, ranges, config.widths, config.target, policy=policy, slots=slots, registry=ops)
     return replace(planned, plan=replace(planned.plan, notes=(*config.notes(), *planned.plan.notes)))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knerex_jax.fixedpoint.qformat import QFormat
-from knerex_jax.graph.ir import Model, Node
+from knerex_jax.graph.ir import Graph, Model, Node
 from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.constraint import Layer, Masked, Moved
 from knerex_jax.program.primitives import Act, Instruction
@@ -114,20 +114,20 @@ class ProgramView:
         return np.broadcast_to(self.formats[tensor].scale, (count,)).astype(np.float64)
 
 
-def softmax_difference(node: Node | None, view: PlanView) -> bool:
-    """Whether a node subtracts the maximum of what it subtracts from, so that its output is never positive."""
+def softmax_difference(node: Node | None, graph: Graph) -> bool:
+    """Whether a node takes the maximum of a tensor off it, as a softmax does: its output is never positive."""
     if node is None or node.op_type != "Sub":
         return False
-    peak = view.producer(node.inputs[1])
+    peak = graph.producer.get(node.inputs[1])
     return peak is not None and peak.op_type == "ReduceMax" and peak.inputs[0] == node.inputs[0]
 
 
 def softmax_mask(node: Node, view: PlanView) -> tuple[Masked, ...]:
     """States it where the sum of two operands is read by nothing but a decomposed softmax."""
-    y, operands = node.outputs[0], view.computed(node)
-    readers = view.model.graph.readers.get(y, ())
-    softmax = readers and all(r.op_type == "ReduceMax" or softmax_difference(r, view) for r in readers)
-    if len(operands) != 2 or not softmax or y in view.model.graph.outputs:
+    y, operands, graph = node.outputs[0], view.computed(node), view.model.graph
+    readers = graph.readers.get(y, ())
+    softmax = readers and all(r.op_type == "ReduceMax" or softmax_difference(r, graph) for r in readers)
+    if len(operands) != 2 or not softmax or y in graph.outputs:
         return ()
     return (Masked(y, (operands[0], operands[1])),)
 

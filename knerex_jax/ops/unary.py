@@ -66,7 +66,7 @@ def _within(limit: float) -> Callable[[Node, PlanView], tuple[Constraint, ...]]:
 
 
 def _exp_bounds(node: Node, view: PlanView) -> tuple[Constraint, ...]:
-    if not softmax_difference(view.producer(node.inputs[0]), view):
+    if not softmax_difference(view.producer(node.inputs[0]), view.model.graph):
         return ()
     # exp(-11) is below half a step of the 15-bit result; a wider range would only waste codes.
     return (Bound(node.inputs[0], 11.0), Bound(node.outputs[0], 1.0))

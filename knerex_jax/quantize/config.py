@@ -90,18 +90,14 @@ class PTQConfig:
         _in_range("optimize", self.optimize, 0, 4)
         _in_range("mode", self.mode, 0, 3)
         _in_range("data_analysis_pct", self.data_analysis_pct, 0, 1)
-        if self.percentage_16b is None:
-            object.__setattr__(self, "percentage_16b", max(PERCENTAGE_16B, self.data_analysis_pct))
-        _in_range("percentage_16b", self.percentage_16b, 0, 1)
+        if self.percentage_16b is not None:
+            _in_range("percentage_16b", self.percentage_16b, 0, 1)
         _in_range("percentile", self.percentile, 0, 1)
         _in_range("outlier_factor", self.outlier_factor, 1, None)
         _in_range("data_analysis_threads", self.data_analysis_threads, 1, None)
         _in_range("batch_size", self.batch_size, 1, None)
-        if self.guard_bits is None:
-            # Small channels starve the weights behind them; 15-bit weights can afford it.
-            both_wide = self.datapath_bitwidth_mode == self.weight_bitwidth_mode == "int16"
-            object.__setattr__(self, "guard_bits", 4 if both_wide else 2)
-        _in_range("guard_bits", self.guard_bits, 0, 15)
+        if self.guard_bits is not None:
+            _in_range("guard_bits", self.guard_bits, 0, 15)
         for name in ("weight_bandwidth", "dma_bandwidth"):
             if (value := getattr(self, name)) is not None:
                 _in_range(name, value, 0, None)
@@ -134,8 +130,15 @@ class PTQConfig:
     @property
     def wide_pct(self) -> float:
         """percentage_16b as it applies."""
-        assert self.percentage_16b is not None, "settled on construction"
-        return self.percentage_16b
+        return max(PERCENTAGE_16B, self.data_analysis_pct) if self.percentage_16b is None else self.percentage_16b
+
+    @property
+    def guard(self) -> int:
+        """guard_bits as they apply."""
+        if self.guard_bits is not None:
+            return self.guard_bits
+        # Small channels starve the weights behind them; 15-bit weights can afford it.
+        return 4 if self.datapath_bitwidth_mode == self.weight_bitwidth_mode == "int16" else 2
 
     @property
     def target(self) -> Target:
@@ -160,6 +163,8 @@ class PTQConfig:
             "mode": min(self.mode, 1),
             "cpu_node_bitwidth_mode": self.cpu_node_bitwidth_mode or self.datapath_bitwidth_mode,
             "const_in_bitwidth_mode": self._const_width,
+            "percentage_16b": self.wide_pct,
+            "guard_bits": self.guard,
         }
 
     @property

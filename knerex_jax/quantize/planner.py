@@ -1,8 +1,8 @@
 """From a decomposed model and its ranges to a planned model: structure, slots, formats, program."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.program import Program
 from knerex_jax.quantize.assemble import assemble
-from knerex_jax.quantize.bitwidth import WidthRequest, assign_widths
+from knerex_jax.quantize.bitwidth import WidthRequest, Widths, assign_widths
 from knerex_jax.quantize.plan import QuantPlan
 from knerex_jax.quantize.rescale import Slots, find_slots, insert_slots
 from knerex_jax.quantize.solve import RangePolicy, ScaleClash, channel_absmax, solve
@@ -29,6 +29,8 @@ class Planned:
       model: the decomposed model, rescale slots included.
       structure: its constraint problem.
       slots: the rescale slots; pass them to `plan_model` to plan again for the same program.
+      refined: the model the integers were made of: `model`, or `model` with adjusted biases and weights that lie on
+        their grid.
       constants: the program's integers.
     """
 
@@ -36,6 +38,7 @@ class Planned:
     structure: Structure
     plan: QuantPlan
     slots: Slots
+    refined: Model
     program: Program
     constants: Mapping[str, Mapping[str, np.ndarray]] = field(hash=False)
 
@@ -65,71 +68,105 @@ def plan_model(
       PlanError: no legal plan, or a shift out of range; names the node.
       UnsupportedOpError: an operator that has neither an integer rule nor a reference to run on the host.
     """
-    policy = policy or RangePolicy()
-    attempt = partial(_attempt, model, ranges, request, target, policy, registry)
-    slots = _search(attempt, model) if slots is None else slots
+    problem = _Problem(model, ranges, request, target, policy or RangePolicy(), registry)
     try:
-        made = attempt(slots)
+        made = problem.search() if slots is None else problem.attempt(slots)
     except ScaleClash as clash:
         raise _no_scale(clash.tensor) from clash
     plan = replace(made.plan, rescales=tuple(made.copies))
     program, constants = assemble(made.model, plan, target, registry)
-    return Planned(made.model, made.structure, plan, slots, program, constants)
+    return Planned(made.model, made.structure, plan, made.slots, made.model, program, constants)
+
+
+def refine_plan(planned: Planned, refined: Model, target: Target, registry: Mapping[str, OpDef] = REGISTRY) -> Planned:
+    """The same formats with other constants: adjusted biases, weights that lie on their grid.
+
+    Args:
+      planned: what was planned.
+      refined: `planned.model` with other constants, or more of them (a bias where there was none).
+      target: platform.
+      registry: operator records.
+
+    Raises:
+      PlanError: a shift is out of range; names the node.
+    """
+    program, constants = assemble(refined, planned.plan, target, registry)
+    return replace(planned, refined=refined, program=program, constants=constants)
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A plan with given slots; `free`: the ranges by channel, before any are made per layer."""
+    """A plan with given slots."""
 
     model: Model
     structure: Structure
     plan: QuantPlan
+    slots: Slots
     copies: Mapping[str, str]
-    free: Mapping[str, np.ndarray]
+    widths: Widths
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What all attempts at a plan have in common."""
+
+    model: Model
+    ranges: Ranges
+    request: WidthRequest
     target: Target
+    policy: RangePolicy
+    registry: Mapping[str, OpDef]
 
+    @cached_property
+    def base(self) -> Structure:
+        """The constraint problem without slots."""
+        return analyse(self.model, self.target, self.registry)
 
-def _attempt(
-    model: Model,
-    ranges: Ranges,
-    request: WidthRequest,
-    target: Target,
-    policy: RangePolicy,
-    registry: Mapping[str, OpDef],
-    slots: Slots,
-) -> _Attempt:
-    axes = analyse(model, target, registry).axes if slots else {}
-    planned, copies = insert_slots(model, slots, axes)
-    structure = with_copies(analyse(planned, target, registry), copies, planned)
-    widths = assign_widths(planned, structure, request, target, registry)
-    absmax = channel_absmax(planned, structure, ranges, widths, policy)
-    free = channel_absmax(planned, replace(structure, layer=frozenset()), ranges, widths, policy)
-    return _Attempt(planned, structure, solve(planned, structure, absmax, widths, target), copies, free, target)
+    def attempt(self, slots: Slots) -> _Attempt:
+        """Plans with given slots.
 
+        Raises:
+          ScaleClash: the scale of a product fits nowhere.
+        """
+        planned, copies = insert_slots(self.model, slots, self.base.axes)
+        structure = with_copies(analyse(planned, self.target, self.registry), copies, planned) if slots else self.base
+        widths = assign_widths(planned, structure, self.request, self.target, self.registry)
+        absmax = channel_absmax(planned, structure, self.ranges, widths, self.policy)
+        plan = solve(planned, structure, absmax, widths, self.target)
+        return _Attempt(planned, structure, plan, slots, copies, widths)
 
-def _search(attempt: Callable[[Slots], _Attempt], model: Model) -> Slots:
-    """The slots a model needs with these ranges: behind products that nothing else fits, then the profitable ones.
+    def search(self) -> _Attempt:
+        """The slots a model needs with these ranges: behind products that nothing else fits, then the profitable ones.
 
-    Raises:
-      PlanError: the scale of a product fits nowhere.
-    """
-    behind: Slots = ()
-    found: Slots | None = None
-    while True:
-        try:
-            made = attempt((*behind, *(found or ())))
-        except ScaleClash as clash:
-            y = clash.tensor
-            if y in dict(behind) or y not in model.graph.types:  # a rescale behind it did not help
-                raise _no_scale(y) from clash
-            readers = () if y in model.graph.outputs else tuple(n.name for n in model.graph.readers[y])
-            behind = (*behind, (y, readers))
-            continue
-        if found is not None:
-            return (*behind, *found)
-        found = find_slots(made.model, made.structure, made.plan, made.free, made.target)
-        if not found:
-            return behind
+        Raises:
+          ScaleClash: the scale of a product fits nowhere.
+        """
+        behind: Slots = ()
+        found: Slots = ()
+        looked = False
+        while True:
+            try:
+                made = self.attempt((*behind, *found))
+            except ScaleClash as clash:
+                behind = (*behind, self._slot_behind(clash, behind))
+                continue
+            if not looked:
+                looked, found = True, self._profitable(made)
+            if made.slots == (*behind, *found):
+                return made
+
+    def _slot_behind(self, clash: ScaleClash, behind: Slots) -> tuple[str, tuple[str, ...]]:
+        """A slot between a product and its readers."""
+        y, graph = clash.tensor, self.model.graph
+        if y in dict(behind) or y not in graph.types:  # a rescale behind it did not help
+            raise clash
+        return y, () if y in graph.outputs else tuple(n.name for n in graph.readers[y])
+
+    def _profitable(self, made: _Attempt) -> Slots:
+        """The slots that win back channels, judged by the ranges before any are made per layer."""
+        by_channel = replace(made.structure, layer=frozenset())
+        free = channel_absmax(made.model, by_channel, self.ranges, made.widths, self.policy)
+        return find_slots(made.model, made.structure, made.plan, free, self.target)
 
 
 def _no_scale(tensor: str) -> PlanError:

@@ -71,8 +71,8 @@ def test_what_cannot_be_honoured_is_an_error_with_a_fix(options, words):
 
 
 def test_the_16_bit_cut_follows_a_wider_8_bit_cut():
-    assert PTQConfig().percentage_16b == 0.999999
-    assert PTQConfig(data_analysis_pct=1.0).percentage_16b == 1.0  # advised for detectors
+    assert PTQConfig().wide_pct == 0.999999
+    assert PTQConfig(data_analysis_pct=1.0).wide_pct == 1.0  # advised for detectors
 
 
 def test_default_mode_is_noted_and_unused_knobs_too():
