@@ -1,6 +1,7 @@
-"""The stages as functions, and `run_ptq` that chains them."""
+"""`run_ptq`, which chains the stages of `flow`, and the published inference call."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,32 +15,24 @@ from knerex_jax.artifacts.bie import Bie
 from knerex_jax.artifacts.report import report_data, versions
 from knerex_jax.artifacts.stages import StageFiles, write_stages
 from knerex_jax.calibrate.ranges import Ranges
-from knerex_jax.calibrate.run import calibrate
 from knerex_jax.data.shapes import shapes_from_data
-from knerex_jax.data.sources import Job, Sample, Source, open_source
+from knerex_jax.data.sources import Job, Sample, Source
 from knerex_jax.errors import ConfigError
 from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
-from knerex_jax.graph.ir import Model
+from knerex_jax.flow import Ops, analyze, make_plan, mix_widths, open_calibration
 from knerex_jax.graph.read import declared_shapes
-from knerex_jax.lowering.float import lower_float
+from knerex_jax.improve import HELD_OUT_EVERY, choose_ranges, refine
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
-from knerex_jax.ops.constant import is_constant_operand
-from knerex_jax.ops.island import host_call
 from knerex_jax.ops.load import load_onnx
-from knerex_jax.ops.opdef import OpDef
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.quantize.plan import QuantPlan
-from knerex_jax.quantize.planner import Planned, plan_model
-from knerex_jax.quantize.solve import RangePolicy
-from knerex_jax.quantize.structure import analyse
+from knerex_jax.quantize.planner import Planned
+from knerex_jax.refine.mixed import write_candidates
 from knerex_jax.runtime import DataType, FixedModel, FloatModel
-
-Ops = Mapping[str, OpDef]
-"""Operator records by name: `REGISTRY`, or {**REGISTRY, "domain::MyOp": MY_OP}."""
 
 Progress = Callable[[str, int, int | None], None]
 """(stage, samples done, samples in total or None)."""
@@ -47,13 +40,17 @@ Progress = Callable[[str, int, int | None], None]
 SNR_SAMPLES = 64
 """Calibration samples on which the report states the output SNR."""
 
+LEARN_SAMPLES = 128
+"""Calibration samples, at most, that range search, learned rounding and bias adjustment work on."""
+
 
 @dataclass(frozen=True)
 class PTQResult:
     """What a run produced.
 
     Attributes:
-      paths: "origin", "decomposed", "scaled", "bie", "report_json" -> file.
+      paths: "origin", "decomposed", "scaled", "bie", "report_json", "calibration" -> file; "wqbi" where weights or
+        biases were refined.
       snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
       plan: formats and notes.
       bit_true_match: None until a second executor exists in this package's own flow.
@@ -67,70 +64,6 @@ class PTQResult:
     report: Mapping[str, Any] = field(repr=False)
     planned: Planned = field(repr=False)
     ranges: Ranges = field(repr=False)
-
-
-def decompose_onnx(path: str | Path, config: PTQConfig | None = None, *, ops: Ops = REGISTRY) -> Model:
-    """Reads an ONNX file and brings it into the operators that are quantized."""
-    shapes = None if config is None else config.input_shape
-    return decompose_model(load_onnx(path, input_shapes=shapes, ops=ops), ops)
-
-
-def open_calibration(data: Any, model: Model, config: PTQConfig) -> Source:
-    """Calibration data in any accepted form as a `Source` of samples for this model.
-
-    Raises:
-      ModelError: the data does not fit the model.
-      ConfigError: its form is not known, or its layout is ambiguous.
-    """
-    if isinstance(data, Source):
-        return data
-    types = {t: model.graph.types[t] for t in model.graph.inputs}
-    return open_source(data, types, layout=config.layout, preprocess=config.preprocess)
-
-
-def analyze(
-    model: Model,
-    data: Any,
-    config: PTQConfig,
-    *,
-    progress: Callable[[int], None] | None = None,
-    ops: Ops = REGISTRY,
-) -> Ranges:
-    """Measures the ranges of every tensor that a plan of this model on any of its platform's widths needs.
-
-    Args:
-      model: decomposed and bound.
-      data: a `Source`, or anything `open_source` takes.
-      config: percentages, batch size, threads.
-      progress: called with the number of samples read so far.
-      ops: operator records.
-
-    Raises:
-      ModelError: the data does not fit the model, or holds NaN or infinity.
-      UnsupportedOpError: an operator has no integer rule and does not run on the host.
-    """
-    structure = analyse(model, config.target, ops)
-    for node in model.graph.nodes:  # what cannot be assembled later is better told now
-        if node.name in structure.islands or node.name in structure.plain:
-            host_call(node, model, ops)
-    observed = structure.observed
-    constants = [n.outputs[0] for n in model.graph.nodes if is_constant_operand(n, model)]
-    fn, params = lower_float(model, taps=observed, registry=ops)
-    return calibrate(
-        fn, params, open_calibration(data, model, config), observed, model.graph.types,
-        pct=config.data_analysis_pct, pct_wide=config.wide_pct, exact=(*model.graph.outputs, *constants),
-        batch_size=config.batch_size, threads=config.data_analysis_threads, progress=progress,
-    )  # fmt: skip
-
-
-def make_plan(
-    model: Model, ranges: Ranges, config: PTQConfig, *, base: Planned | None = None, ops: Ops = REGISTRY
-) -> Planned:
-    """Plans a decomposed model; with `base`, for the same program (the base's rescale slots are kept)."""
-    slots = None if base is None else base.slots
-    policy = RangePolicy(guard_bits=config.guard)
-    planned = plan_model(model, ranges, config.widths, config.target, policy=policy, slots=slots, registry=ops)
-    return replace(planned, plan=replace(planned.plan, notes=(*config.notes(), *planned.plan.notes)))
 
 
 def run_ptq(
@@ -162,24 +95,38 @@ def run_ptq(
         decomposed = decompose_model(origin, ops)
         digest = _sha256(path)
     with clock("calibrate"):
-        source, kept = _remember(open_calibration(config.np_txt, decomposed, config), SNR_SAMPLES)
+        source, kept = _remember(open_calibration(config.np_txt, decomposed, config), LEARN_SAMPLES)
         report_samples = None if progress is None else lambda done: progress("calibrate", done, source.count)
         ranges = analyze(decomposed, source, config, progress=report_samples, ops=ops)
+    samples = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
+    learned: dict[str, Any] = {}
+    if config.range_search:
+        with clock("search ranges"):
+            held = {t: a[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] for t, a in samples.items()}
+            choice = choose_ranges(decomposed, source, held, config, ops=ops, progress=progress)
+            config, ranges, learned["range_search"] = choice.config, choice.ranges, choice.to_json()
     with clock("plan"):
-        planned = make_plan(decomposed, ranges, config, ops=ops)
+        mixed = mix_widths(decomposed, ranges, config, samples, ops=ops) if config.ranked else None
+        planned = make_plan(decomposed, ranges, config, mixed=mixed, ops=ops)
+    with clock("refine"):
+        planned, records = refine(planned, samples, config, ops=ops, progress=progress)
+        learned |= records
         bounds = bound_program(planned.program, planned.constants)
+    samples = {t: a[:SNR_SAMPLES] for t, a in samples.items()}
     header = {"arith_version": ARITH_VERSION, "source_sha256": digest, "versions": versions()}
     bie = Bie(planned.program, planned.constants, planned.plan, header)
     with clock("emulate"):
-        samples = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
         reference = FloatModel(decomposed, ops).run(samples, batch_size=config.batch_size)
         fixed = FixedModel(bie).run(samples, batch_size=config.batch_size)
         snr = {t: snr_db(reference[t], fixed[t]) for t in decomposed.graph.outputs}
     report = report_data(
         config=config, origin=origin, name=path.stem, model_hash=digest, planned=planned, ranges=ranges, bounds=bounds,
-        snr_db=snr, snr_samples=len(kept), timings_s=clock.seconds, registry=ops,
+        learned=learned, snr_db=snr, snr_samples=min(len(kept), SNR_SAMPLES),
+        timings_s=clock.seconds, registry=ops,
     )  # fmt: skip
-    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ops), folder)
+    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ranges, ops), folder)
+    if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
+        write_candidates(mixed.candidates, folder)
     return PTQResult(
         paths=paths, snr_db=snr, plan=planned.plan, bit_true_match=None, report=report, planned=planned, ranges=ranges
     )

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from knerex_jax.api import PTQResult
 from knerex_jax.check import CheckReport
+from knerex_jax.quantize.planner import Planned
 
 
 def _span(values: np.ndarray) -> str:
@@ -82,3 +83,13 @@ def print_check(console: Console, report: CheckReport) -> None:
         kinds = ", ".join(f"{count} {op}" for op, count in folded.most_common())
         console.print(f"folded away: {kinds}", highlight=False)
     console.print("in total: " + ", ".join(f"{count} {where}" for where, count in report.counts.items()))
+
+
+def print_trial(console: Console, planned: Planned, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+    """SNR of every output before and after a change, and what of the change was not applied."""
+    table = Table("output", "before, dB", "after, dB", box=None, pad_edge=False)
+    for name, value in before.items():
+        table.add_row(name, f"{value:.1f}", f"{after[name]:.1f}")
+    console.print(table)
+    for note in planned.plan.notes:
+        console.print(f"note: {note.where}: requested {note.requested}, applied {note.applied} ({note.why})")

@@ -12,59 +12,17 @@ import numpy as np
 from knerex_jax.artifacts.bie import Bie, load_bie
 from knerex_jax.artifacts.stages import load_scaled
 from knerex_jax.data.sources import stack_inputs
-from knerex_jax.emulator.fixed import lower_fixed
-from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
-from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.run import Emulator, dequantize, run_batches
 from knerex_jax.errors import ConfigError
-from knerex_jax.graph.ir import Model, TensorType
+from knerex_jax.graph.ir import Model
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
-from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.program import Program
 
 DataType = Literal["float", "fixed"]
-
-
-def run_batches(
-    fn: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]],
-    params: Any,
-    inputs: Mapping[str, np.ndarray],
-    types: Mapping[str, TensorType],
-    batch_size: int,
-) -> dict[str, np.ndarray]:
-    """Runs a compiled step over any number of samples; the last batch is padded, so that there is one shape to compile.
-
-    Args:
-      fn: jitted and vmapped function of (params, {name: [batch, *model shape]}).
-      inputs: name -> [N, *shape without the model's batch axis].
-      types: name -> type of the model input.
-      params: first argument of fn.
-      batch_size: samples per call of fn.
-
-    Returns:
-      name -> [N, *shape without the model's batch axis].
-    """
-    count = len(next(iter(inputs.values())))
-    size = min(batch_size, count)
-    parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, count, size):
-        batch = {}
-        for name, array in inputs.items():
-            part = array[start : start + size]
-            part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]) if len(part) < size else part
-            batch[name] = part.reshape(size, *types[name].shape)
-        for name, value in fn(params, batch).items():
-            value = np.asarray(value)[: min(size, count - start)]
-            parts.setdefault(name, []).append(value)
-    return {name: _drop_batch(np.concatenate(values)) for name, values in parts.items()}
-
-
-def _drop_batch(array: np.ndarray) -> np.ndarray:
-    """[N, 1, ...] -> [N, ...]: the samples take the place of the model's batch axis."""
-    return array[:, 0] if array.ndim > 1 and array.shape[1] == 1 else array
 
 
 @dataclass(frozen=True)
@@ -115,9 +73,14 @@ class FloatModel:
 
 @dataclass(frozen=True)
 class FixedModel:
-    """A fixed-point model and its bit-true emulation."""
+    """A fixed-point model and its bit-true emulation.
+
+    Attributes:
+      shared: an emulator of the same program whose bounds hold for this plan, too; None compiles one.
+    """
 
     bie: Bie
+    shared: Emulator | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "FixedModel":
@@ -133,20 +96,12 @@ class FixedModel:
         return self.bie.program
 
     @cached_property
-    def _compiled(self) -> dict[tuple[str, ...], Callable[..., Any]]:
-        return {}
+    def _emulator(self) -> Emulator:
+        return self.shared or Emulator.of(self.program, self.bie.constants)
 
     @cached_property
     def _params(self) -> Any:
         return jax.device_put(prepare(self.program, self.bie.constants))
-
-    def _step(self, taps: tuple[str, ...]) -> Callable[..., Any]:
-        if taps not in self._compiled:
-            bounds = bound_program(self.program, self.bie.constants)
-            methods = choose(self.program, bounds, jax.default_backend())
-            fn = over_samples(lower_fixed(self.program, methods, taps=taps), samples_at_once(self.program))
-            self._compiled[taps] = jax.jit(fn, compiler_options=compiler_options(jax.default_backend()))
-        return self._compiled[taps]
 
     def run(
         self,
@@ -171,26 +126,9 @@ class FixedModel:
         """
         if data_type not in ("float", "fixed"):
             raise ConfigError(f"unknown data_type {data_type!r}", where="run", fix="use 'float' or 'fixed'")
-        wanted = self.program.outputs if taps is None else taps
-        for t in wanted:
-            if t not in self.program.shapes:
-                raise ConfigError(f"no tensor {t!r} in the program", where="taps", fix="see program.tensors for names")
-        exact = self.program.exact
-        types = {
-            t: TensorType(exact[t].dtype if t in exact else "float32", self.program.shapes[t])
-            for t in self.program.inputs
-        }
-        codes = run_batches(self._step(tuple(wanted)), self._params, stack_inputs(inputs, types), types, batch_size)
-        codes = {t: c.astype(exact[t].dtype) if t in exact else c for t, c in codes.items()}
+        codes = self._emulator.codes(self._params, inputs, taps=taps, batch_size=batch_size)
         return codes if data_type == "fixed" else {t: self.dequantize(t, c) for t, c in codes.items()}
 
     def dequantize(self, tensor: str, codes: np.ndarray) -> np.ndarray:
         """Codes [N, ...] -> float32: one product by float32(1 / (scale * 2**radix)); plain tensors as they are."""
-        if tensor in self.program.exact:
-            return codes
-        inverse = np.asarray(self.bie.constants[f"tensor:{tensor}"]["inverse"], np.float32)
-        info = self.program.tensor[tensor]
-        if len(inverse) > 1 and info.axis is not None:
-            missing = len(info.shape) - codes.ndim
-            inverse = inverse.reshape([-1 if i == info.axis - missing else 1 for i in range(codes.ndim)])
-        return codes.astype(np.float32) * inverse
+        return dequantize(self.program, self.bie.constants, tensor, codes)

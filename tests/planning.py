@@ -23,22 +23,28 @@ EVERY_CHANNEL = RangePolicy(evidence=1)
 
 
 def float_values(model: Model, inputs: Mapping[str, np.ndarray], taps: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Float values of tensors, [N, ...] in place of the batch axis."""
+    """Float values of tensors, [N, ...] in place of the batch axis; [N, *shape] where axis 0 is no batch of 1."""
+    values = _by_sample(model, inputs, taps)
+    return {t: v[:, 0] if v.shape[1:2] == (1,) else v for t, v in values.items()}
+
+
+def _by_sample(model: Model, inputs: Mapping[str, np.ndarray], taps: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Float values of tensors, [N, *shape]."""
     fn, params = lower_float(model, taps=taps)
     shapes = {t: model.graph.shape(t) for t in model.graph.inputs}
     batch = {t: a.reshape(-1, *shapes[t]) for t, a in inputs.items()}
     values = jax.jit(jax.vmap(fn, (None, 0)))(params, batch)
-    return {t: np.asarray(v)[:, 0] for t, v in values.items()}
+    return {t: np.asarray(v) for t, v in values.items()}
 
 
 def exact_ranges(model: Model, inputs: Mapping[str, np.ndarray], platform: str) -> Ranges:
     """Minimum and maximum of every observed tensor."""
     observed = analyse(model, TARGETS[platform], REGISTRY).observed
-    values = float_values(model, inputs, tuple(observed))
+    values = _by_sample(model, inputs, tuple(observed))
     found = {}
     for t, axis in observed.items():
         v = values[t]
-        rows = v.reshape(1, -1) if axis is None else np.moveaxis(v, axis, 0).reshape(v.shape[axis], -1)
+        rows = v.reshape(1, -1) if axis is None else np.moveaxis(v, axis + 1, 0).reshape(v.shape[axis + 1], -1)
         cut = Cut(float(v.min()), float(v.max()), rows.min(axis=1), rows.max(axis=1))
         found[t] = TensorRange(cut, cut, axis, rows.shape[1])
     return Ranges(found, samples=len(next(iter(inputs.values()))), pct=1.0, pct_wide=1.0)

@@ -104,8 +104,8 @@ def stage_error(
 
 
 def oracle_result(planned: Planned, inputs: Arrays) -> Any:
-    """What the oracle makes of the decomposed ONNX and the plan."""
-    proto = to_proto(unbind(planned.model, REGISTRY))
+    """What the oracle makes of the decomposed ONNX (weights and biases refined, where they are) and the plan."""
+    proto = to_proto(unbind(planned.refined, REGISTRY))
     return run_oracle(onnx.ModelProto.FromString(proto.SerializeToString()), planned.plan.to_json(), dict(inputs))
 
 

@@ -4,6 +4,7 @@
     python bench.py memory [--zoo A1] [--samples 64 512]
     python bench.py octaves --zoo A1 [--samples 100]
     python bench.py check --zoo A1 [--samples 40]
+    python bench.py run --zoo A1 --samples 128 [--method mmse]
 
 Without `--zoo`: MobileNetV2 1.0 at 224 x 224 with random weights, smooth random images, and one tap per convolution
 (after its activation), addition, pool and output.
@@ -27,14 +28,17 @@ import numpy as np
 from jax import Array, lax
 
 from knerex_jax.calibrate.cuts import dropped, is_final
+from knerex_jax.calibrate.measured import Measured, RangeRule, ranges_of
 from knerex_jax.calibrate.observers import Extremes, histogram
+from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.calibrate.reading import Measurement, compile_step, init_states
-from knerex_jax.calibrate.run import calibrate, extremes_of, fine_grid, measure, ranges_of
+from knerex_jax.calibrate.run import extremes_of, fine_grid, measure
 from knerex_jax.calibrate.state import code_of, state_of_range
 from knerex_jax.data.sources import Source, open_source
 from knerex_jax.graph.ir import TensorType
 
 PCT, PCT_WIDE = 0.999, 0.999999
+RULES = {"percentage": RangeRule(pct=PCT, pct_wide=PCT_WIDE), "mmse": RangeRule("mmse", percentile=0.001)}
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
@@ -138,7 +142,7 @@ def random_mobilenet() -> Case:
 
 def zoo_case(name: str) -> Case:
     """A real model, its calibration samples and the tensors its plan needs."""
-    from knerex_jax.api import decompose_onnx
+    from knerex_jax.flow import decompose_onnx
     from knerex_jax.lowering.float import lower_float
     from knerex_jax.ops import REGISTRY
     from knerex_jax.quantize.structure import analyse
@@ -214,24 +218,27 @@ def cost(case: Case, batch: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def one_run(case: Case, batch: int, count: int) -> dict[str, Any]:
+def calibrated(case: Case, batch: int, count: int, method: str = "percentage") -> tuple[Measured, Ranges]:
+    measurement = Measurement(case.fn, case.params, case.observed, case.types, batch)
+    measured = measure(measurement, case.source(count), [RULES[method]], outputs=case.outputs)
+    return measured, ranges_of(measured, [RULES[method]])[0]
+
+
+def one_run(case: Case, batch: int, count: int, method: str) -> dict[str, Any]:
     """A whole calibration in this process."""
     start, seconds = time.process_time(), time.perf_counter()
-    ranges = calibrate(
-        case.fn, case.params, case.source(count), case.observed, case.types,
-        pct=PCT, pct_wide=PCT_WIDE, exact=case.outputs, batch_size=batch,
-    )  # fmt: skip
+    _, ranges = calibrated(case, batch, count, method)
     seconds = time.perf_counter() - seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     cpu_s = time.process_time() - start
-    return {"samples": ranges.samples, "peak_mib": round(peak), "wall_s": round(seconds, 1), "cpu_s": round(cpu_s, 1)}
+    times = {"wall_s": round(seconds, 1), "cpu_s": round(cpu_s, 1)}
+    return {"method": method, "samples": ranges.samples, "peak_mib": round(peak), **times}
 
 
 def octaves(case: Case, batch: int, count: int) -> dict[str, Any]:
     """How many octaves under the channels' maxima the thresholds lie: what width of the fine windows is enough."""
-    measurement = Measurement(case.fn, case.params, case.observed, case.types, batch)
-    state, _ = measure(measurement, case.source(count), PCT, PCT_WIDE, exact=case.outputs)
-    ranges = ranges_of(state, PCT, PCT_WIDE, exact=case.outputs)
+    measured, ranges = calibrated(case, batch, count)
+    state = measured.state
     depths = []
     for t, s in state.tensors.items():
         top = code_of(np.maximum(np.abs(s.low), np.abs(s.high)), 0)
@@ -246,10 +253,7 @@ def octaves(case: Case, batch: int, count: int) -> dict[str, Any]:
 
 def check(case: Case, batch: int, count: int) -> dict[str, Any]:
     """Largest relative error of the thresholds of ten tensors, against sorting all their values."""
-    ranges = calibrate(
-        case.fn, case.params, case.source(count), case.observed, case.types,
-        pct=PCT, pct_wide=PCT_WIDE, exact=case.outputs, batch_size=batch,
-    )  # fmt: skip
+    _, ranges = calibrated(case, batch, count)
     chosen = [t for t in case.observed if t not in case.outputs][:: max(len(case.observed) // 10, 1)]
     taps = jax.jit(jax.vmap(lambda p, x: {t: v for t, v in case.fn(p, x).items() if t in chosen}, (None, 0)))
     seen: dict[str, list[np.ndarray]] = {t: [] for t in chosen}
@@ -280,6 +284,7 @@ def main() -> None:
     parser.add_argument("what", choices=("cost", "memory", "octaves", "check", "run"))
     parser.add_argument("--zoo", help="name of a zoo model instead of the random network")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--method", choices=RULES, default="percentage", help="of `run`")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--samples", type=int, nargs="+", default=[64, 512])
     args = parser.parse_args()
@@ -292,8 +297,10 @@ def main() -> None:
     case = zoo_case(args.zoo) if args.zoo else random_mobilenet()
     if args.what == "cost":
         print(json.dumps(cost(case, args.batch, args.rounds)))
+    elif args.what == "run":
+        print(json.dumps(one_run(case, args.batch, args.samples[0], args.method)))
     else:
-        task = {"octaves": octaves, "check": check, "run": one_run}[args.what]
+        task = {"octaves": octaves, "check": check}[args.what]
         print(json.dumps(task(case, args.batch, args.samples[0])))
 
 

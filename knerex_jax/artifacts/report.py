@@ -45,7 +45,7 @@ def node_rows(planned: Planned, ranges: Ranges) -> list[dict[str, Any]]:
             rows.append(row | {"exact": model.graph.types[i.output].dtype})
             continue
         source = i.output
-        while source in planned.structure.aliases:
+        while source not in ranges and source in planned.structure.aliases:
             source, _ = planned.structure.aliases[source]
         # A rescale slot is not observed itself: it carries what it copies.
         cut = ranges[source].cut(f.bits) if source in ranges else None
@@ -77,12 +77,13 @@ def report_data(
     planned: Planned,
     ranges: Ranges,
     bounds: Bounds,
+    learned: Mapping[str, Any],
     snr_db: Mapping[str, float],
     snr_samples: int,
     timings_s: Mapping[str, float],
     registry: Mapping[str, OpDef] = REGISTRY,
 ) -> dict[str, Any]:
-    """The content of `model_fx_report.json`."""
+    """The content of `model_fx_report.json`; `learned`: records of range search, rounding, biases."""
     proofs = [overflow_row(name, step) for name, step in bounds.steps]
     return {
         "format": 1,
@@ -96,6 +97,7 @@ def report_data(
         "applied": config.applied(),
         "notes": [vars(n) for n in planned.plan.notes],
         "hints": list(ranges.hints),
+        "learned": dict(learned),
         "snr_db": dict(snr_db),
         "snr_samples": snr_samples,
         "flagged": [t for t, v in snr_db.items() if v < FLAG_BELOW_DB],

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from knerex_jax.artifacts.bie import Bie, decode_bie, encode_bie
+from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.errors import ArtifactError
 from knerex_jax.files import write_atomic
 from knerex_jax.graph.ir import Model
@@ -20,6 +21,7 @@ from knerex_jax.ops.bind import unbind
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.quantize.scaled import scale_model
+from knerex_jax.refine.grid import on_grid
 
 PLAN_KEY, WEIGHTS_KEY, BIE_KEY = "knerex.plan", "knerex.weights", "knerex.bie"
 """Metadata of the scaled model: the plan and the integer weights' formats as JSON, and the whole bie in base64, so that
@@ -36,6 +38,7 @@ class StageFiles:
       planned: the decomposed model with its plan.
       bie: the fixed-point model.
       report: content of the report.
+      ranges: what the plan was made with.
       registry: operator records.
     """
 
@@ -44,6 +47,7 @@ class StageFiles:
     planned: Planned
     bie: Bie
     report: Mapping[str, Any]
+    ranges: Ranges
     registry: Mapping[str, OpDef] = field(default_factory=lambda: REGISTRY, repr=False)
 
 
@@ -67,7 +71,8 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
     """Writes all stage files, each atomically.
 
     Returns:
-      "origin", "decomposed", "scaled", "bie", "report_json" -> path.
+      "origin", "decomposed", "scaled", "bie", "report_json", "calibration" -> path; "wqbi" where weights or biases were
+      refined.
 
     Raises:
       ArtifactError: the folder cannot be written.
@@ -79,7 +84,7 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
         for key, suffix in {
             "origin": ".origin.onnx", "decomposed": ".decomposed.onnx", "scaled": ".scaled.onnx", "bie": ".bie",
         }.items()
-    } | {"report_json": folder / "model_fx_report.json"}  # fmt: skip
+    } | {"report_json": folder / "model_fx_report.json", "calibration": folder / "calibration.npz"}  # fmt: skip
     write_onnx(unbind(files.origin, registry), paths["origin"])
     write_onnx(unbind(files.planned.model, registry), paths["decomposed"])
     metadata = {
@@ -88,9 +93,18 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
         BIE_KEY: base64.b64encode(encoded).decode(),
     }
     write_onnx(unbind(scaled, registry), paths["scaled"], metadata=metadata)
+    if files.planned.refined is not files.planned.model:
+        paths["wqbi"] = folder / f"{files.stem}.scaled.wqbi.onnx"
+        write_onnx(unbind(quantized_model(files.planned, registry), registry), paths["wqbi"], metadata=metadata)
     write_atomic(paths["bie"], encoded)
+    files.ranges.save(paths["calibration"])
     write_atomic(paths["report_json"], msgspec.json.format(msgspec.json.encode(finite(files.report)), indent=1))
     return paths
+
+
+def quantized_model(planned: Planned, registry: Mapping[str, OpDef] = REGISTRY) -> Model:
+    """The scaled model with weights on their grid and adjusted biases."""
+    return scale_model(on_grid(planned, registry), planned.structure, planned.plan, registry)
 
 
 def load_scaled(path: str | Path) -> Bie:

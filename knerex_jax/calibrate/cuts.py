@@ -57,6 +57,39 @@ def is_final(state: TensorState, shares: Sequence[float]) -> bool:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """Down to where a share of the largest magnitudes reaches.
+
+    Attributes:
+      layer: bin, as `code_of`, of the smallest of them; where it is not counted, the lowest bin that surely is.
+      channels: int64 [C], the same of each channel.
+      final: all of them are counted.
+    """
+
+    layer: int
+    channels: np.ndarray
+    final: bool
+
+
+def thresholds(state: TensorState, share: float) -> Thresholds:
+    """Bins of the smallest magnitudes that belong to the largest `share` of all, and of each channel; at least one."""
+    channels, layer = _tower_of_channels(state), _tower_of_layer(state)
+    (below, all_final) = _lowest(channels, dropped(complement(share), state.values))
+    (lowest, final) = _lowest(layer, dropped(complement(share), state.size))
+    return Thresholds(int(lowest[0]), below, all_final and final)
+
+
+def complement(share: float) -> float:
+    """1 - share, read as the decimal it is written as."""
+    return float(1 - Fraction(repr(float(share))))
+
+
+def _lowest(tower: "_Tower", drop: int) -> tuple[np.ndarray, bool]:
+    where = _count(tower, drop)
+    return np.where(where.inside, _threshold(tower, drop), tower.complete << tower.bits), bool(where.final.all())
+
+
+@dataclass(frozen=True)
 class _Tower:
     """The counts of G groups (the channels, or the layer as one), stacked by octave.
 

@@ -16,6 +16,10 @@ MANTISSA = 23
 """Mantissa bits of float32: `bits >> MANTISSA` is the biased exponent, here called the octave (1 to 254)."""
 
 
+TAIL_BITS = 3
+"""Mantissa bits of the coarse bins under a window."""
+
+
 class Observer(NamedTuple):
     """A pair of pure functions.
 
@@ -71,11 +75,13 @@ class Grid:
       bits: mantissa bits kept; the middle of a bin is within `2**-(bits + 1)` of every value in it, relatively.
       octaves: width of the window.
       signed: negative values get bins of their own; else there must be none.
+      tail: octaves under the window that are counted coarsely, `2**TAIL_BITS` bins each, both signs together.
     """
 
     bits: int = 9
     octaves: int = 6
     signed: bool = True
+    tail: int = 0
 
     @property
     def size(self) -> int:
@@ -84,8 +90,12 @@ class Grid:
 
     @property
     def rows(self) -> int:
-        """Bins in all: per sign one below the window, `size` inside, one above."""
-        return (self.size + 2) * (2 if self.signed else 1)
+        """Bins in all: per sign one for what is not counted, `size` inside, one above; then the tail."""
+        return (self.size + 2) * (2 if self.signed else 1) + (self.tail << TAIL_BITS)
+
+    def tail_base(self, base: Any) -> Any:
+        """Lowest octave of the tail under a window's lowest octave; octave 0 holds zeros and is never counted."""
+        return (base - self.tail).clip(1)
 
 
 class Histogram(NamedTuple):
@@ -120,6 +130,10 @@ def histogram(grid: Grid) -> Observer:
         bins = jnp.where(counted, jnp.clip(place + 1, 0, grid.size + 1), 0)
         if grid.signed:
             bins = jnp.where(bits < 0, bins + (grid.size + 2), bins)
+        if grid.tail:
+            coarse = ((bits & 0x7FFFFFFF) >> (MANTISSA - TAIL_BITS)) - (grid.tail_base(state.base) << TAIL_BITS)
+            in_tail = (place < 0) & (coarse >= 0) & counted
+            bins = jnp.where(in_tail, coarse + signs * (grid.size + 2), bins)
         index = bins * channels + jnp.arange(channels, dtype=jnp.int32)
         small = jnp.where(place < 0, rows, 0.0)
         sides = [small.max(0), -small.min(0)][:signs]

@@ -75,6 +75,7 @@ class Ranges:
       pct: share of magnitudes that the narrow cut keeps.
       pct_wide: share that the wide cut keeps.
       hints: advice about the data, for the user.
+      method: "percentage", or "mmse": then the cuts are those of least error, and pct and pct_wide were not read.
     """
 
     tensors: Mapping[str, TensorRange]
@@ -82,6 +83,7 @@ class Ranges:
     pct: float = field(metadata=dict(static=True))
     pct_wide: float = field(metadata=dict(static=True))
     hints: tuple[str, ...] = field(default=(), metadata=dict(static=True))
+    method: str = field(default="percentage", metadata=dict(static=True))
 
     def __getitem__(self, tensor: str) -> TensorRange:
         return self.tensors[tensor]
@@ -100,6 +102,7 @@ class Ranges:
             "pct": self.pct,
             "pct_wide": self.pct_wide,
             "hints": self.hints,
+            "method": self.method,
             "tensors": [
                 {"name": t, "axis": r.axis, "values_per_channel": r.values_per_channel} for t, r in self.tensors.items()
             ],

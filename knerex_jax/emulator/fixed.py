@@ -19,6 +19,7 @@ from knerex_jax.emulator.host import island_outputs
 from knerex_jax.emulator.methods import Method, Methods, Shift
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.products import (
+    Sums,
     batched_dot,
     channels_first,
     channels_last,
@@ -31,6 +32,7 @@ from knerex_jax.emulator.products import (
 from knerex_jax.fixedpoint.arith import (
     add_shr,
     clamp,
+    code_dtype,
     exact64,
     join48,
     multiply_shr,
@@ -46,6 +48,7 @@ from knerex_jax.program.primitives import (
     Activate,
     Align,
     Const,
+    Instruction,
     Interp,
     Island,
     Lookup,
@@ -61,7 +64,16 @@ from knerex_jax.program.primitives import (
 )
 from knerex_jax.program.program import Program
 
-__all__ = ["Params", "lower_fixed", "prepare", "quantize_input"]
+__all__ = [
+    "Params",
+    "accumulator",
+    "finish_mac",
+    "lower_fixed",
+    "mac_sums",
+    "prepare",
+    "quantize_input",
+    "run_instruction",
+]
 
 _P = Mapping[str, Any]
 
@@ -91,15 +103,20 @@ def lower_fixed(
         }
         codes |= {t: jnp.asarray(inputs[t]) for t in program.inputs if t in program.exact}
         for i in program.instructions:
-            if isinstance(i, Island):
-                codes.update(zip(i.outputs, island_outputs(i, program, params[i.name], codes), strict=True))
-                continue
-            operands = [codes[t] for t in i.inputs]
-            made = _RULES[i.rule](i, methods.step[i.name], params[i.name], *operands)
-            codes[i.output] = stored(made) if readers[i.output] > 1 else made
+            codes |= run_instruction(i, program, methods.step[i.name], params[i.name], codes, readers[i.output] > 1)
         return {t: codes[t] for t in wanted}
 
     return fn
+
+
+def run_instruction(
+    i: Instruction, program: Program, method: Method, c: _P, codes: Mapping[str, Array], shared: bool = False
+) -> dict[str, Array]:
+    """The tensors that one instruction makes; `shared`: several instructions read its output, compute it once."""
+    if isinstance(i, Island):
+        return dict(zip(i.outputs, island_outputs(i, program, c, codes), strict=True))
+    made = _RULES[i.rule](i, method, c, *(codes[t] for t in i.inputs))
+    return {i.output: stored(made) if shared else made}
 
 
 def quantize_input(x: Array, factor: Array, bits: int) -> Array:
@@ -126,12 +143,29 @@ def _shr(value: Array, n: _P, form: Shift) -> Array:
 
 
 def _mac(i: Mac, method: Method, c: _P, x: Array) -> Array:
-    sums = _SUMS[i.kind](x, c["weight"], i, method)
+    return finish_mac(i, method, c, mac_sums(i, method, c, x))
+
+
+def mac_sums(i: Mac, method: Method, c: _P, x: Array) -> Sums:
+    """The sums of products of a mac, int32; nothing but the weights and the codes enters."""
+    return _SUMS[i.kind](x, c["weight"], i, method)
+
+
+def accumulator(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
+    """The value p of a mac, bias included, before its activation.
+
+    int32, or int64 where the method is wide, inside `exact64()` then.
+    """
+    p = _shr(combine(sums, wide=method.wide), c["n1"], method.entry)
+    p = _in_register(p, i.psum_bits, c) if method.saturates else p
+    p = p + _bias(i, c["bias"], method.wide)
+    return _in_register(p, i.psum_bits, c) if method.saturates else p
+
+
+def finish_mac(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
+    """Output codes of a mac from its sums of products."""
     with _integers(method.wide):
-        p = _shr(combine(sums, wide=method.wide), c["n1"], method.entry)
-        p = saturate_psum(p, i.psum_bits) if method.saturates else p
-        p = p + _bias(i, c["bias"], method.wide)
-        p = saturate_psum(p, i.psum_bits) if method.saturates else p
+        p = accumulator(i, method, c, sums)
         p = _leak(p, c, i.psum_bits, method) if i.act == "leaky" else p
         p = p * clamp(p + c["three"], 0, c["six"]) if i.act == "hard_swish" else p
         return _limited(i, c, _scaled(p, i, method, c["out"]))
@@ -157,7 +191,23 @@ def _leak(p: Array, c: _P, bits: int, method: Method) -> Array:
     """The negative side times the slope, saturated to `bits`; p and p * slope fit its type."""
     slope = to_int64(c["slope"]) if method.wide else c["slope"]
     scaled = shr(p * slope, c["slope_shift"])
-    return jnp.where(p < 0, saturate_psum(scaled, bits), p)
+    return jnp.where(p < 0, _in_register(scaled, bits, c), p)
+
+
+def _in_register(value: Array, bits: int, c: _P) -> Array:
+    """Limits partial sums to the instruction's register, or to the one that its parameters state (`emulator.wide`)."""
+    if "register" not in c:
+        return saturate_psum(value, bits)
+    held = jnp.minimum(c["register"], 8 * value.dtype.itemsize).astype(value.dtype)
+    low = jnp.left_shift(jnp.full((), -1, value.dtype), held - 1)
+    return clamp(value, low, ~low)
+
+
+def _codes(value: Array, i: Primitive, c: _P) -> Array:
+    """Output codes: limited to the instruction's width, or to the limits that its parameters state."""
+    if "limits" not in c:
+        return saturate(value, i.bits)
+    return clamp(value, *c["limits"].astype(value.dtype)).astype(code_dtype(i.bits))
 
 
 def _limited(i: Mac | Activate, c: _P, y: Array) -> Array:
@@ -167,10 +217,10 @@ def _limited(i: Mac | Activate, c: _P, y: Array) -> Array:
         low, high = c["lo"].astype(y.dtype), c["hi"].astype(y.dtype)
     elif i.act == "relu":
         low = 0
-    return clamp(y, low, high).astype(jnp.int8 if i.bits == 8 else jnp.int16)
+    return _codes(clamp(y, low, high), i, c) if "limits" in c else clamp(y, low, high).astype(code_dtype(i.bits))
 
 
-_SUMS: dict[str, Callable[..., list[tuple[int, Array]]]] = {
+_SUMS: dict[str, Callable[..., Sums]] = {
     "conv": conv_sums,
     "conv_transpose": conv_sums,
     "dense": dense_sums,
@@ -196,25 +246,25 @@ def _align(i: Align, method: Method, c: _P, *xs: Array) -> Array:
             v = x.astype(jnp.int32).reshape((1,) * (rank - x.ndim) + x.shape)
             v = v * k["m"] if i.free else v
             v = _shr(to_int64(v) if method.wide else v, k, method.entry)
-            v = saturate_psum(v, i.psum_bits) if method.saturates else v
+            v = _in_register(v, i.psum_bits, c) if method.saturates else v
             v = -v if sign < 0 else v
             total = v if total is None else _COMBINE[i.op](total, v)
         assert total is not None
-        total = saturate_psum(total, i.psum_bits) if method.saturates else total
-        return saturate(_shr(total, c["n"], method.shift), i.bits)
+        total = _in_register(total, i.psum_bits, c) if method.saturates else total
+        return _codes(_shr(total, c["n"], method.shift), i, c)
 
 
 _COMBINE: dict[str, Callable[[Array, Array], Array]] = {"add": jnp.add, "max": jnp.maximum, "min": jnp.minimum}
 
 
 def _mul(i: Mul, method: Method, c: _P, a: Array, b: Array) -> Array:
-    return saturate(_shr(a.astype(jnp.int32) * b.astype(jnp.int32), c["n"], method.shift), i.bits)
+    return _codes(_shr(a.astype(jnp.int32) * b.astype(jnp.int32), c["n"], method.shift), i, c)
 
 
 def _matmul(i: MatMul, method: Method, c: _P, a: Array, b: Array) -> Array:
     sums = batched_dot(a, b, i.x_bits, method)
     with _integers(method.wide):
-        return saturate(_shr(combine(sums, wide=method.wide), c["n"], method.shift), i.bits)
+        return _codes(_shr(combine(sums, wide=method.wide), c["n"], method.shift), i, c)
 
 
 # Reductions over windows or axes
@@ -242,7 +292,7 @@ def _poolsum(i: PoolSum, method: Method, c: _P, x: Array) -> Array:
         assert total is not None
         total = channels_first(total)
     assert not method.wide, f"{i.name}: more than 2**17 codes in one sum"
-    return saturate(_scaled(total, i, method, c["out"]) if i.mean else _shr(total, c["n"], method.shift), i.bits)
+    return _codes(_scaled(total, i, method, c["out"]) if i.mean else _shr(total, c["n"], method.shift), i, c)
 
 
 def _maxpool(i: MaxPool, method: Method, c: _P, x: Array) -> Array:
@@ -254,28 +304,28 @@ def _maxpool(i: MaxPool, method: Method, c: _P, x: Array) -> Array:
             most = tap if most is None else jnp.maximum(most, tap)
         assert most is not None
         most = channels_first(most)
-    return _recode(most, i, method, c["n"], i.x_bits)
+    return _recode(most, i, method, c, i.x_bits)
 
 
 # Movement and tables
 
 
-def _recode(x: Array, i: Primitive, method: Method, n: _P, bits: int) -> Array:
+def _recode(x: Array, i: Primitive, method: Method, c: _P, bits: int) -> Array:
     """Codes of `bits` shifted and saturated to the output's width; unchanged codes stay as they are stored."""
-    if method.shift == "none" and bits == i.bits:
+    if method.shift == "none" and bits == i.bits and "limits" not in c:
         return x
-    return saturate(_shr(x.astype(jnp.int32), n, method.shift), i.bits)
+    return _codes(_shr(x.astype(jnp.int32), c["n"], method.shift), i, c)
 
 
 def _move(i: Move, method: Method, c: _P, *xs: Array) -> Array:
     if "n_in" in c:
-        if method.entry != "none" or any(b != i.bits for b in i.x_bits):
+        if method.entry != "none" or any(b != i.bits for b in i.x_bits) or "limits" in c:
             xs = tuple(
-                saturate(_shr(x.astype(jnp.int32), n, method.entry), i.bits) for x, n in zip(xs, c["n_in"], strict=True)
+                _codes(_shr(x.astype(jnp.int32), n, method.entry), i, c) for x, n in zip(xs, c["n_in"], strict=True)
             )
         return _MOVES[i.kind](i.args, *xs)
     kind = jnp.int8 if max(i.x_bits) == 8 else jnp.int16
-    return _recode(_MOVES[i.kind](i.args, *(x.astype(kind) for x in xs)), i, method, c["n"], max(i.x_bits))
+    return _recode(_MOVES[i.kind](i.args, *(x.astype(kind) for x in xs)), i, method, c, max(i.x_bits))
 
 
 def _slice(args: tuple[tuple[int, ...], ...], x: Array) -> Array:
@@ -310,7 +360,7 @@ def _interp(i: Interp, method: Method, c: _P, x: Array) -> Array:
                 for tap in range(index.shape[1])
             ]
             total = functools.reduce(jnp.add, taps)
-        return saturate(_shr(total, c["n"], method.shift), i.bits)
+        return _codes(_shr(total, c["n"], method.shift), i, c)
 
 
 def _const(i: Const, method: Method, c: _P) -> Array:

@@ -149,7 +149,8 @@ def op_of(node: Node, registry: Mapping[str, OpDef]) -> OpDef:
             where=f"node {node.name}",
             fix=f'write an OpDef for it and pass ops={{**REGISTRY, "{key}": MY_OP}}, or replace it in the model',
         )
-    return registry[key]
+    op = registry[key]
+    return op if op.to_float_among is None else dataclasses.replace(op, to_float=op.to_float_among(registry))
 
 
 def check_complete(node: Node, made: int) -> None:

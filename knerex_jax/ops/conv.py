@@ -158,13 +158,17 @@ def _constrain(node: Node, view: PlanView) -> tuple[Constraint, ...]:
     return (*per_layer_unless(view, node.inputs[0], 1), Own(node.outputs[0], 1))
 
 
+def feeding_channels(outputs: int, per_group: int, group: int) -> np.ndarray:
+    """Which input channels feed each output channel: int [outputs, per_group], per_group inputs in every group."""
+    first = np.arange(outputs) // (outputs // group) * per_group
+    return first[:, None] + np.arange(per_group)
+
+
 def _mac(node: Node, model: Model) -> MacForm:
     a: ConvAttrs = node.attrs
     weight = model.constants[node.inputs[1]]
-    outputs, per_group = weight.shape[:2]
-    first = np.arange(outputs) // (outputs // a.group) * per_group
     bias = model.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    feeding = first[:, None] + np.arange(per_group)
+    feeding = feeding_channels(len(weight), weight.shape[1], a.group)
     return MacForm(weight=weight, bias=bias, feeding=feeding, kind="conv", window=a.window, group=a.group)
 
 
@@ -184,11 +188,10 @@ def _transpose_mac(node: Node, model: Model) -> MacForm:
         grouped = w.reshape(a.group, per_group, feeding_each, *kernel)
         return np.moveaxis(grouped, 2, 1).reshape(inputs, per_group, *kernel)
 
-    first = np.arange(outputs) // per_group * feeding_each
     return MacForm(
         weight=turn(weight), bias=model.constant(node.inputs[2]) if len(node.inputs) > 2 else None,
-        feeding=first[:, None] + np.arange(feeding_each), kind="conv_transpose", restore=restore, window=a.window,
-        group=a.group, output_padding=a.output_padding or (0,) * len(kernel),
+        feeding=feeding_channels(outputs, feeding_each, a.group), kind="conv_transpose", restore=restore,
+        window=a.window, group=a.group, output_padding=a.output_padding or (0,) * len(kernel),
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -11,13 +10,13 @@ import numpy as np
 import onnx
 from jax.core import Tracer
 from onnx import helper, numpy_helper, shape_inference
-from onnx.reference import ReferenceEvaluator
 
 from knerex_jax.errors import ModelError, UnsupportedOpError
 from knerex_jax.graph.ir import Graph, Model, Node, TensorType
 from knerex_jax.graph.read import attributes_of
 from knerex_jax.graph.write import to_proto
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.program.island import evaluator, single_node
 
 _DECIDING = 4096  # elements; larger constants never decide about a shape
 
@@ -124,35 +123,11 @@ def evaluate(attrs: HostAttrs, *inputs: Any) -> tuple[Any, ...]:
         if name
     }
     with np.errstate(all="ignore"):
-        results = iter(_evaluator(attrs.proto, attrs.opset, attrs.captured).run(None, feeds))
+        results = iter(evaluator(attrs.proto, attrs.opset, attrs.captured).run(None, feeds))
     return tuple(next(results) if name else None for name in node.output)
 
 
-@lru_cache(maxsize=256)
-def _evaluator(proto: bytes, opset: int, captured: tuple[str, ...]) -> ReferenceEvaluator:
-    return ReferenceEvaluator(_single(HostAttrs(proto, opset, captured), {}, {}))
-
-
-def _single(attrs: HostAttrs, types: Mapping[str, TensorType], constants: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The node as a model of its own; types and constants by the names in there."""
-    node = attrs.node
-    inputs = dict.fromkeys(name for name in (*node.input, *attrs.captured) if name)
-    graph = helper.make_graph(
-        [node],
-        "host",
-        [_info(name, types.get(name)) for name in inputs if name not in constants],
-        [onnx.ValueInfoProto(name=name) for name in node.output if name],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    imports = [helper.make_opsetid(node.domain, attrs.opset)]
-    if node.domain:
-        imports.append(helper.make_opsetid("", onnx.defs.onnx_opset_version()))
-    return helper.make_model(graph, opset_imports=imports)
-
-
-def _info(name: str, held: TensorType | None) -> onnx.ValueInfoProto:
-    if held is None:
-        return onnx.ValueInfoProto(name=name)
+def _info(name: str, held: TensorType) -> onnx.ValueInfoProto:
     code = onnx.TensorProto.STRING if held.dtype == "object" else helper.np_dtype_to_tensor_dtype(np.dtype(held.dtype))
     return helper.make_tensor_value_info(name, code, held.shape)
 
@@ -165,7 +140,9 @@ def _inferred(
     outer = dict(zip((*node.input, *hosted.attrs.captured), hosted.inputs, strict=True))
     inner = {name: types[t] for name, t in outer.items() if t}
     known = {name: constants[t] for name, t in outer.items() if t and t in constants and constants[t].size <= _DECIDING}
-    model = _single(hosted.attrs, inner, known)
+    inputs = [_info(name, held) for name, held in inner.items() if name not in known]
+    tensors = [numpy_helper.from_array(array, name) for name, array in known.items()]
+    model = single_node(node, hosted.attrs.opset, inputs, tensors)
     where = f"node {hosted.name}"
     try:
         graph = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jax import Array
 from knerex_jax.errors import ModelError, UnsupportedOpError
 from knerex_jax.graph.ir import Model, Node, TensorType
 from knerex_jax.graph.read import read_graph
+from knerex_jax.ops.bind import bind_node, op_of
 from knerex_jax.ops.opdef import OpDef
 
 
@@ -94,35 +96,44 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         value.name = names.get(value.name, value.name)
 
 
-def _loop(a: LoopAttrs, trip_count: None, condition: None, *inputs: Any) -> tuple[Array, ...]:
+def _standard_loop(a: LoopAttrs, *inputs: Any) -> tuple[Array, ...]:
+    """A loop over standard operators."""
+    from knerex_jax.ops import REGISTRY  # the registry holds this rule, too
+
+    return _loop(REGISTRY, a, *inputs)
+
+
+def _loop(
+    registry: Mapping[str, OpDef], a: LoopAttrs, trip_count: None, condition: None, *inputs: Any
+) -> tuple[Array, ...]:
+    """Runs the body, in the operators of the registry, once per iteration."""
     model = read_graph(a.body, widen=False)
     carried = inputs[: len(inputs) - len(a.captured)]
     outer = dict(zip(a.captured, inputs[len(carried) :], strict=True))
     state, collected = carried, []
     for i in range(a.trip_count or 0):
-        results = _run(model, a.opset, (np.int64(i), np.asarray(True), *state), outer)
+        results = _run(model, registry, a.opset, (np.int64(i), np.asarray(True), *state), outer)
         state = results[1 : 1 + len(carried)]
         collected.append(results[1 + len(carried) :])
     return (*(jnp.asarray(s) for s in state), *(jnp.stack(parts) for parts in zip(*collected, strict=True)))
 
 
-def _run(model: Model, opset: int, inputs: tuple[Any, ...], outer: Mapping[str, Any]) -> list[Any]:
+def _run(
+    model: Model, registry: Mapping[str, OpDef], opset: int, inputs: tuple[Any, ...], outer: Mapping[str, Any]
+) -> list[Any]:
     """The body once; what follows from constants alone stays a constant, since shapes may depend on it.
 
     Raises:
       UnsupportedOpError: a node of the body has no rule, or depends on a value that only the running model knows.
     """
-    from knerex_jax.ops import REGISTRY  # the registry holds this rule, too
-    from knerex_jax.ops.bind import bind_node, op_of
-
     values: dict[str, Any] = {**outer, **model.constants, **dict(zip(model.graph.inputs, inputs, strict=True))}
     for node in model.graph.nodes:
         known = {t: values[t] for t in node.inputs if t and isinstance(values[t], np.ndarray | np.generic)}
         try:
-            bound = bind_node(node, REGISTRY, opset, {t: values[t].shape for t in node.inputs if t}, known)
+            bound = bind_node(node, registry, opset, {t: values[t].shape for t in node.inputs if t}, known)
         except ModelError as error:
             raise UnsupportedOpError(error.what, where=error.where, fix=error.fix) from error
-        rule, args = op_of(bound, REGISTRY).to_float, [values[t] if t else None for t in bound.inputs]
+        rule, args = op_of(bound, registry).to_float, [values[t] if t else None for t in bound.inputs]
         if all(t in known for t in node.inputs if t):
             with jax.ensure_compile_time_eval():
                 results = jax.tree.map(np.asarray, rule(bound.attrs, *args))
@@ -136,6 +147,6 @@ def _run(model: Model, opset: int, inputs: tuple[Any, ...], outer: Mapping[str, 
 OPS = (
     OpDef(
         op_type="Loop", attrs=LoopAttrs, static_inputs=((0, "trip_count"), (1, "condition")), canonical=_canonical,
-        written=_written, to_float=_loop,
+        written=_written, to_float=_standard_loop, to_float_among=lambda registry: partial(_loop, registry),
     ),
 )  # fmt: skip

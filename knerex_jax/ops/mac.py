@@ -1,5 +1,6 @@
 """Weighted nodes: one description of their weights, and from it the primitive `mac`, whatever the operator."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,7 @@ from knerex_jax.fixedpoint.weights import (
     requantize_integers,
     slope_integers,
 )
-from knerex_jax.graph.ir import Node
+from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.build import ActSpec, Built, ProgramView
 from knerex_jax.program.primitives import Mac, Window
@@ -41,6 +42,22 @@ class MacForm:
     window: Window | None = None
     group: int = 1
     output_padding: tuple[int, ...] = ()
+
+
+def mac_count(node: Node, model: Model) -> int:
+    """Multiplications of a node for one sample: of a weighted one, or of the product of two computed operands.
+
+    Padding counts as if it were multiplied; nodes of any other kind have none.
+    """
+    graph = model.graph
+    if node.op_type in ("MatMul", "Gemm"):
+        x, y = graph.types[node.inputs[0]], graph.types[node.outputs[0]]
+        return y.size * x.shape[-1]
+    if node.op_type == "Conv":
+        return graph.types[node.outputs[0]].size * math.prod(graph.shape(node.inputs[1])[1:])
+    if node.op_type == "ConvTranspose":
+        return graph.types[node.inputs[0]].size * math.prod(graph.shape(node.inputs[1])[1:])
+    return graph.types[node.outputs[0]].size if node.op_type == "BatchNormalization" else 0
 
 
 def act_integers(

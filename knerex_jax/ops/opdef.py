@@ -54,6 +54,7 @@ class OpDef:
         tensors between them; needed where no single node can say what the canonical form says.
       to_float: (attrs, *inputs) -> output or tuple of outputs; plain ONNX semantics on arrays of any batch size; absent
         inputs are None.
+      to_float_among: for an operator whose attributes hold graphs: the operators that these may use -> its `to_float`.
       constrain: facts the scale solver must respect.
       to_program: instructions and integer constants for a node; None makes it a float island.
       no_rule: (node, model) -> why the node has no integer rule in this form, which makes it a float island, too; None
@@ -71,6 +72,7 @@ class OpDef:
     canonical: Callable[[Node, int, Mapping[str, tuple[int, ...]]], Node] = unchanged
     written: Callable[[Node, Mapping[str, TensorType]], tuple[tuple[Node, ...], Mapping[str, TensorType]]] = _as_it_is
     to_float: Callable[..., Any]
+    to_float_among: "Callable[[Mapping[str, OpDef]], Callable[..., Any]] | None" = None
     constrain: Callable[[Node, "PlanView"], tuple[Constraint, ...]] = _no_constraint
     to_program: Callable[[Node, "ProgramView"], "Built"] | None = None
     no_rule: "Callable[[Node, Model], str | None]" = _has_rule

@@ -39,22 +39,25 @@ class CenterCropPadAttrs:
     axes: tuple[int, ...] | None = None
 
 
-def _depth_to_space(a: DepthToSpaceAttrs, x: Array) -> Array:
-    n, c, h, w = x.shape
+def block_moves(
+    a: DepthToSpaceAttrs | SpaceToDepthAttrs, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """What moves blocks between channels and positions of a tensor [N, C, H, W]: a split shape, an order, a shape."""
+    n, c, h, w = shape
     b = a.blocksize
+    if isinstance(a, SpaceToDepthAttrs):
+        order = (0, 3, 5, 1, 2, 4) if a.mode == "DCR" else (0, 1, 3, 5, 2, 4)
+        return (n, c, h // b, b, w // b, b), order, (n, c * b**2, h // b, w // b)
+    depth = c // b**2
+    merged = (n, depth, h * b, w * b)
     if a.mode == "DCR":
-        blocks = x.reshape(n, b, b, c // b**2, h, w).transpose(0, 3, 4, 1, 5, 2)
-    else:
-        blocks = x.reshape(n, c // b**2, b, b, h, w).transpose(0, 1, 4, 2, 5, 3)
-    return blocks.reshape(n, c // b**2, h * b, w * b)
+        return (n, b, b, depth, h, w), (0, 3, 4, 1, 5, 2), merged
+    return (n, depth, b, b, h, w), (0, 1, 4, 2, 5, 3), merged
 
 
-def _space_to_depth(a: SpaceToDepthAttrs, x: Array) -> Array:
-    n, c, h, w = x.shape
-    b = a.blocksize
-    blocks = x.reshape(n, c, h // b, b, w // b, b)
-    order = (0, 3, 5, 1, 2, 4) if a.mode == "DCR" else (0, 1, 3, 5, 2, 4)
-    return blocks.transpose(order).reshape(n, c * b**2, h // b, w // b)
+def _move_blocks(a: DepthToSpaceAttrs | SpaceToDepthAttrs, x: Array) -> Array:
+    split, order, merged = block_moves(a, x.shape)
+    return x.reshape(split).transpose(order).reshape(merged)
 
 
 def _center_crop_pad(a: CenterCropPadAttrs, x: Array) -> Array:
@@ -68,8 +71,8 @@ def _center_crop_pad(a: CenterCropPadAttrs, x: Array) -> Array:
 
 
 OPS = (
-    OpDef(op_type="DepthToSpace", attrs=DepthToSpaceAttrs, to_float=_depth_to_space),
-    OpDef(op_type="SpaceToDepth", attrs=SpaceToDepthAttrs, to_float=_space_to_depth),
+    OpDef(op_type="DepthToSpace", attrs=DepthToSpaceAttrs, to_float=_move_blocks),
+    OpDef(op_type="SpaceToDepth", attrs=SpaceToDepthAttrs, to_float=_move_blocks),
     OpDef(
         op_type="Tile", attrs=TileAttrs, static_inputs=((1, "repeats"),), to_float=lambda a, x: jnp.tile(x, a.repeats)
     ),

@@ -75,9 +75,10 @@ def _exp_bounds(node: Node, view: PlanView) -> tuple[Constraint, ...]:
 def _reciprocal_bounds(node: Node, view: PlanView) -> tuple[Constraint, ...]:
     total = view.producer(node.inputs[0])
     exp = view.producer(total.inputs[0]) if total is not None and total.op_type == "ReduceSum" else None
-    softmax = exp is not None and exp.op_type == "Exp" and softmax_difference(view.producer(exp.inputs[0]), view)
+    if exp is None or exp.op_type != "Exp" or not softmax_difference(view.producer(exp.inputs[0]), view.model.graph):
+        return ()
     # The largest term of a softmax sum is exp(0), so the sum is at least 1.
-    return (Bound(node.outputs[0], 1.0),) if softmax else ()
+    return (Bound(node.outputs[0], 1.0),)
 
 
 def _hard_swish_facts(node: Node, view: PlanView) -> tuple[Constraint, ...]:

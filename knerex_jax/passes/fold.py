@@ -7,6 +7,9 @@ import jax
 import numpy as np
 
 from knerex_jax.graph.ir import Node
+from knerex_jax.ops.bind import op_of
+from knerex_jax.ops.conv import feeding_channels
+from knerex_jax.ops.host import is_host
 from knerex_jax.passes.attention import only_hides
 from knerex_jax.passes.base import Emit, GraphBuilder, input_of, rewrite
 
@@ -21,14 +24,15 @@ def evaluate_constants(b: GraphBuilder, node: Node) -> None:
     After:  its value as a constant, unless it is an output of the model.
     """
     arrays = [b.constant(t) for t in node.inputs if t]
-    op = b.registry.get(node.op_type)
-    if node.domain or op is None or not arrays or any(a is None for a in arrays):
+    op = op_of(node, b.registry)
+    if node.domain or is_host(op) or not arrays or any(a is None for a in arrays):
         return
     if len(node.outputs) != 1 or b.is_output(node.outputs[0]):
         return
     wide = any(a is not None and a.dtype.itemsize == 8 for a in arrays)
     with jax.enable_x64(wide), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        value = np.asarray(op.to_float(node.attrs, *(b.constant(t) if t else None for t in node.inputs)))
+        made = op.to_float(node.attrs, *(b.constant(t) if t else None for t in node.inputs))
+        value = np.asarray(made[0] if isinstance(made, tuple | list) else made)
     name = b.new_constant(f"{node.outputs[0]}/value", value.astype(b.dtype(node.outputs[0])))
     readers = list(b.readers(node.outputs[0]))
     for reader in readers:
@@ -71,8 +75,7 @@ def batch_norm_into_next_conv(b: GraphBuilder, node: Node) -> None:
     """
     norm = b.private_producer(node.inputs[0], "BatchNormalization")
     affine = None if norm is None else affine_of(b, norm)
-    weight, outputs = b.constant(node.inputs[1]), b.shape(node.outputs[0])[1]
-    bias = _bias(b, node, outputs)
+    weight, bias = b.constant(node.inputs[1]), _bias(b, node, b.shape(node.outputs[0])[1])
     if norm is None or affine is None or weight is None or bias is None:
         return
     if b.private_producer(norm.inputs[0], "Conv", "ConvTranspose", "Gemm") is not None:
@@ -80,10 +83,7 @@ def batch_norm_into_next_conv(b: GraphBuilder, node: Node) -> None:
     scale, shift = affine
     if shift.any() and any(node.attrs.pads):
         return  # padding is 0 behind the map, not before it
-    group = node.attrs.group
-    per_group = weight.shape[1]
-    first = np.arange(outputs) // (outputs // group) * per_group
-    feeding = first[:, None] + np.arange(per_group)
+    feeding = feeding_channels(len(weight), weight.shape[1], node.attrs.group)
     spread = (...,) + (None,) * (weight.ndim - 2)
     wide = weight.astype(np.float64)
     moved = (wide * shift[feeding][spread]).sum(axis=tuple(range(1, weight.ndim)))

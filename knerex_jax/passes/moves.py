@@ -1,11 +1,13 @@
 """Rewrites of data movement into the few forms that move codes."""
 
 import math
+from collections.abc import Mapping
 from itertools import accumulate
 
 import numpy as np
 
 from knerex_jax.graph.ir import Node
+from knerex_jax.ops.rearrange import block_moves
 from knerex_jax.ops.shape import full_pads
 from knerex_jax.passes.base import GraphBuilder, rewrite
 
@@ -80,10 +82,7 @@ def tile_to_gather(b: GraphBuilder, node: Node) -> None:
     if not axes:
         b.bypass(node, node.inputs[0])
         return
-    x, emit = node.inputs[0], b.replace(node)
-    for axis in axes:
-        places = b.new_constant(f"{node.name}.axis{axis}", np.tile(np.arange(shape[axis]), repeats[axis]))
-        x = emit("Gather", x, places, axis=axis, output=node.outputs[0] if axis == axes[-1] else None)
+    _take_places(b, node, {axis: np.tile(np.arange(shape[axis]), repeats[axis]) for axis in axes})
 
 
 @rewrite("Pad")
@@ -93,18 +92,23 @@ def pad_to_gather(b: GraphBuilder, node: Node) -> None:
     Before: y = Pad(x), mode reflect, edge or wrap
     After:  y = Gather(...Gather(x)), one for each axis that is padded
     """
-    a, x, shape = node.attrs, node.inputs[0], b.shape(node.inputs[0])
-    pads = full_pads(a, len(shape))
-    padded = [i for i, pair in enumerate(pads) if any(pair)]
+    a, shape = node.attrs, b.shape(node.inputs[0])
+    padded = {axis: pair for axis, pair in enumerate(full_pads(a, len(shape))) if any(pair)}
     if a.mode == "constant" or not padded or 0 in b.shape(node.outputs[0]):
         return
-    emit = b.replace(node)
-    for axis in padded:
-        begin, end = pads[axis]
+    places = {}
+    for axis, (begin, end) in padded.items():
         inside = np.arange(max(-begin, 0), shape[axis] - max(-end, 0))  # negative pads crop first
-        index = np.pad(inside, (max(begin, 0), max(end, 0)), mode=a.mode)
-        places = b.new_constant(f"{node.name}.axis{axis}", index)
-        x = emit("Gather", x, places, axis=axis, output=node.outputs[0] if axis == padded[-1] else None)
+        places[axis] = np.pad(inside, (max(begin, 0), max(end, 0)), mode=a.mode)
+    _take_places(b, node, places)
+
+
+def _take_places(b: GraphBuilder, node: Node, places: Mapping[int, np.ndarray]) -> None:
+    """Puts one Gather per axis in place of a node: axis -> the places that are taken along it."""
+    x, emit, last = node.inputs[0], b.replace(node), list(places)[-1]
+    for axis, index in places.items():
+        taken = b.new_constant(f"{node.name}.axis{axis}", index)
+        x = emit("Gather", x, taken, axis=axis, output=node.outputs[0] if axis == last else None)
 
 
 @rewrite("DepthToSpace", "SpaceToDepth")
@@ -114,17 +118,8 @@ def blocks_to_transpose(b: GraphBuilder, node: Node) -> None:
     Before: y = DepthToSpace(x) or SpaceToDepth(x)
     After:  y = Reshape(Transpose(Reshape(x)))
     """
-    x, a, size = node.inputs[0], node.attrs, node.attrs.blocksize
-    n, c, h, w = b.shape(x)
-    if node.op_type == "DepthToSpace":
-        depth = c // size**2
-        if a.mode == "DCR":
-            split, perm = (n, size, size, depth, h, w), (0, 3, 4, 1, 5, 2)
-        else:
-            split, perm = (n, depth, size, size, h, w), (0, 1, 4, 2, 5, 3)
-    else:
-        split = (n, c, h // size, size, w // size, size)
-        perm = (0, 3, 5, 1, 2, 4) if a.mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    x = node.inputs[0]
+    split, order, merged = block_moves(node.attrs, b.shape(x))
     emit = b.replace(node)
-    turned = emit("Transpose", emit("Reshape", x, shape=split), perm=perm)
-    emit("Reshape", turned, output=node.outputs[0], shape=b.shape(node.outputs[0]))
+    turned = emit("Transpose", emit("Reshape", x, shape=split), perm=order)
+    emit("Reshape", turned, output=node.outputs[0], shape=merged)

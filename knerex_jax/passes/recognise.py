@@ -24,16 +24,16 @@ def scalar(b: GraphBuilder, tensor: str) -> float | None:
     return float(value.item()) if value is not None and value.size == 1 else None
 
 
-def factors_of(b: GraphBuilder, node: Node) -> Factors:
-    """Takes a tree of multiplications, and divisions by constants, apart; its root is one (`is_product`)."""
+def factors_of(b: GraphBuilder, node: Node | None) -> Factors | None:
+    """Takes a tree of multiplications, and divisions by constants, apart; None if the node is neither."""
+    if node is None or not _is_product(b, node):
+        return None
     constant, tensors, nodes = 1.0, [], [node]
     for i, t in enumerate(node.inputs):
         value = scalar(b, t)
-        inner = b.private_producer(t, "Mul", "Div")
         if value is not None:
             constant *= 1 / value if node.op_type == "Div" and i == 1 else value
-        elif inner is not None and is_product(b, inner):
-            held = factors_of(b, inner)
+        elif (held := factors_of(b, b.private_producer(t, "Mul", "Div"))) is not None:
             constant *= held.constant
             tensors += held.tensors
             nodes = [*held.nodes, *nodes]
@@ -42,7 +42,7 @@ def factors_of(b: GraphBuilder, node: Node) -> Factors:
     return Factors(constant, tuple(tensors), tuple(nodes))
 
 
-def is_product(b: GraphBuilder, node: Node) -> bool:
+def _is_product(b: GraphBuilder, node: Node) -> bool:
     """Whether a Mul or Div of real numbers multiplies, or divides by a constant other than 0."""
     return b.dtype(node.outputs[0]) == "float32" and (node.op_type == "Mul" or bool(scalar(b, node.inputs[1])))
 
@@ -77,10 +77,8 @@ def spelled_hard_sigmoid(b: GraphBuilder, node: Node) -> None:
     Before: y = Clip(x + 3, 0, 6) / 6
     After:  y = HardSigmoid(x), alpha 1/6, beta 1/2
     """
-    if not is_product(b, node):
-        return
     f = factors_of(b, node)
-    if len(f.tensors) != 1 or not _near(f.constant, 1 / 6):
+    if f is None or len(f.tensors) != 1 or not _near(f.constant, 1 / 6):
         return
     found = _shifted_clip(b, f.tensors[0])
     if found is not None and _keeps_shape(b, found[0], node):
@@ -95,10 +93,8 @@ def spelled_hard_swish(b: GraphBuilder, node: Node) -> None:
     Before: y = x * Clip(x + 3, 0, 6) / 6, or x * HardSigmoid(x) with alpha 1/6 and beta 1/2
     After:  y = HardSwish(x)
     """
-    if not is_product(b, node):
-        return
     f = factors_of(b, node)
-    if len(f.tensors) != 2:
+    if f is None or len(f.tensors) != 2:
         return
     for x, other in (f.tensors, f.tensors[::-1]):
         if not _keeps_shape(b, x, node):
@@ -120,10 +116,8 @@ def spelled_gelu(b: GraphBuilder, node: Node) -> None:
     Before: y = x * (1 + Erf(x / sqrt(2))) / 2
     After:  y = Gelu(x)
     """
-    if not is_product(b, node):
-        return
     f = factors_of(b, node)
-    if len(f.tensors) != 2 or not _near(f.constant, 0.5):
+    if f is None or len(f.tensors) != 2 or not _near(f.constant, 0.5):
         return
     for x, other in (f.tensors, f.tensors[::-1]):
         add = b.private_producer(other, "Add")
@@ -133,11 +127,8 @@ def spelled_gelu(b: GraphBuilder, node: Node) -> None:
             erf = b.private_producer(add.inputs[1 - side], "Erf")
             if erf is None or not _near(scalar(b, add.inputs[side]), 1):
                 continue
-            inner = b.private_producer(erf.inputs[0], "Mul", "Div")
-            if inner is None or not is_product(b, inner):
-                continue
-            argument = factors_of(b, inner)
-            if argument.tensors == (x,) and _near(argument.constant, math.sqrt(0.5)):
+            argument = factors_of(b, b.private_producer(erf.inputs[0], "Mul", "Div"))
+            if argument is not None and argument.tensors == (x,) and _near(argument.constant, math.sqrt(0.5)):
                 b.replace(*argument.nodes, erf, add, *f.nodes)("Gelu", x, output=node.outputs[0])
                 return
 

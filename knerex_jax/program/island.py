@@ -6,7 +6,7 @@ onnx's reference implementation, pinned by the digest of its source that the pro
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -68,17 +68,43 @@ def run_island(
 def evaluate(node: bytes, opset: int, feeds: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
     """The wanted outputs of a node by onnx's reference implementation, in the type of its operands."""
     with np.errstate(all="ignore"):
-        return [np.asarray(v) for v in _evaluator(node, opset).run(None, dict(feeds))]
+        return [np.asarray(v) for v in evaluator(node, opset).run(None, dict(feeds))]
 
 
 @lru_cache(maxsize=256)
-def _evaluator(node: bytes, opset: int) -> ReferenceEvaluator:
+def evaluator(node: bytes, opset: int, captured: tuple[str, ...] = ()) -> ReferenceEvaluator:
+    """Onnx's reference implementation of one node.
+
+    Args:
+      node: the serialised NodeProto.
+      opset: version of its domain.
+      captured: outer tensors that its subgraphs read.
+    """
     proto = onnx.NodeProto.FromString(node)
-    inputs = [onnx.ValueInfoProto(name=t) for t in dict.fromkeys(proto.input) if t]
-    outputs = [onnx.ValueInfoProto(name=t) for t in proto.output if t]
-    graph = onnx.helper.make_graph([proto], "island", inputs, outputs)
-    opsets = [onnx.helper.make_opsetid("", opset)]
-    return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION))
+    inputs = dict.fromkeys(t for t in (*proto.input, *captured) if t)
+    return ReferenceEvaluator(single_node(proto, opset, [onnx.ValueInfoProto(name=t) for t in inputs]))
+
+
+def single_node(
+    node: onnx.NodeProto,
+    opset: int,
+    inputs: Iterable[onnx.ValueInfoProto],
+    constants: Iterable[onnx.TensorProto] = (),
+) -> onnx.ModelProto:
+    """A node as a model of its own.
+
+    Args:
+      node: as in a file.
+      opset: version of its domain; a node of another domain may hold standard ones of the newest version.
+      inputs: of the model, with types as far as they are known.
+      constants: the other tensors it reads.
+    """
+    outputs = [onnx.ValueInfoProto(name=t) for t in node.output if t]
+    graph = onnx.helper.make_graph([node], "single", list(inputs), outputs, list(constants))
+    imports = [onnx.helper.make_opsetid(node.domain, opset)]
+    if node.domain:
+        imports.append(onnx.helper.make_opsetid("", onnx.defs.onnx_opset_version()))
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION)
 
 
 def _real(value: np.ndarray, inverse: np.ndarray | None) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Widths of data and weights, from what was asked for and what the platform has."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model, Node
@@ -19,6 +20,8 @@ WIDTH_OF = {bits: name for name, bits in BITS.items()}
 
 _MOST_NAMES = 5  # in a note; the report lists all
 
+_NONE: Mapping[str, int] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class WidthRequest:
@@ -27,6 +30,9 @@ class WidthRequest:
     Attributes:
       constants: of constants that are operands; the widest data of a platform that has no such width.
       cpu: of what the nodes beside the NPU make; None: as `data`.
+      nodes: node -> width of its outputs, before that of the network, the CPU and constants; outputs of the model
+        keep theirs. A node with a fused activation means the activation's output.
+      weight_nodes: weighted node -> width of its weights.
     """
 
     data: int = 8
@@ -35,6 +41,8 @@ class WidthRequest:
     model_out: int = 8
     constants: int = 15
     cpu: int | None = None
+    nodes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    weight_nodes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,31 @@ def check_request(request: WidthRequest, target: Target) -> None:
 
 
 def assign_widths(
-    model: Model, structure: Structure, request: WidthRequest, target: Target, registry: Mapping[str, OpDef]
+    model: Model,
+    structure: Structure,
+    request: WidthRequest,
+    target: Target,
+    registry: Mapping[str, OpDef],
+    *,
+    pinned: Mapping[str, int] = _NONE,
+    carried: Mapping[str, str] = MappingProxyType({}),
 ) -> Widths:
     """The width of every tensor.
 
     It is the network's; the asked one behind nodes on the CPU; 15 bits inside decomposed operators; the asked ones of
-    constants and at the boundary of the model.
+    constants; those of single nodes; the asked ones at the boundary of the model; and above all, the pinned ones.
+
+    Args:
+      model: decomposed, rescale slots included.
+      structure: its constraint problem.
+      request: widths in significant bits.
+      target: platform.
+      registry: operator records.
+      pinned: tensor -> width that the user insists on.
+      carried: tensor of a rescale slot -> the tensor whose values it carries, and whose width it shares.
+
+    Raises:
+      ConfigError: the width of a single node is asked for that the model or the platform does not have.
     """
     graph = model.graph
     data = dict.fromkeys(structure.tensors, request.data)
@@ -83,12 +110,46 @@ def assign_widths(
     if 15 in target.data_bits:
         data.update({t: 15 for n in graph.nodes if n.wide for t in n.outputs})
     data.update({n.outputs[0]: constant_bits(request, target) for n in graph.nodes if is_constant_operand(n, model)})
+    data.update(_shared(_asked_by_node(model, structure, request, target), carried))
     data.update((t, request.model_in) for t in graph.inputs if t in data)
     data.update((t, request.model_out) for t in graph.outputs if t in data)
+    data.update(_shared(pinned, carried))
     weights = {n.name: request.weights for n in graph.nodes if is_weighted(n, model, registry)}
+    _check_nodes("weights", request.weight_nodes, weights, target.weight_bits, target)
+    weights.update(request.weight_nodes)
     inner = data.keys() - set(graph.outputs)
     reached = [n for n in beside if not graph.node[n].wide and not inner.isdisjoint(graph.node[n].outputs)]
     return Widths(data, weights, _cpu_notes(reached, WIDTH_OF[cpu]))
+
+
+def _asked_by_node(model: Model, structure: Structure, request: WidthRequest, target: Target) -> dict[str, int]:
+    """Tensor -> width asked for the node that makes it, an activation fused into it included."""
+    graph, asked = model.graph, {}
+    _check_nodes("data", request.nodes, graph.node, target.data_bits, target)
+    for name, bits in request.nodes.items():
+        maker = graph.node[structure.fused.get(name, name)]
+        asked.update((t, bits) for t in maker.outputs if t in structure.axes)
+    return asked
+
+
+def _check_nodes(
+    what: str, asked: Mapping[str, int], known: Collection[str], allowed: tuple[int, ...], target: Target
+) -> None:
+    for name, bits in asked.items():
+        if name not in known:
+            raise ConfigError(
+                f"the model has no such node with {what}", where=f"node {name}", fix="use names of the decomposed model"
+            )
+        if bits not in allowed:
+            raise ConfigError(
+                f"platform {target.name} has no {what} of {bits} bits", where=f"node {name}",
+                fix=f"use {' or '.join(map(str, allowed))}",
+            )  # fmt: skip
+
+
+def _shared(widths: Mapping[str, int], carried: Mapping[str, str]) -> dict[str, int]:
+    """Widths of tensors, and of the slots that carry them."""
+    return {new: widths[old] for new, old in carried.items() if old in widths} | dict(widths)
 
 
 def constant_bits(request: WidthRequest, target: Target) -> int:

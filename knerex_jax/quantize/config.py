@@ -4,11 +4,13 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.bitwidth import BITS, WIDTH_OF, WidthRequest, check_request, constant_bits
+from knerex_jax.quantize.mixing import MIXES, Mix, Side
 from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.quan_config import read_quan_config
 from knerex_jax.targets import TARGETS, Target
 
 PERCENTAGE_16B = 0.999999
@@ -46,14 +48,14 @@ class PTQConfig:
     datapath_range_method: str = _option("percentage", "percentage or mmse")
     data_analysis_pct: float = _option(0.999, "share of |values| kept for 8-bit ranges, 0 to 1; 1.0 for detectors")
     data_analysis_threads: int = _option(4, "threads that decode and preprocess calibration data")
-    datapath_bitwidth_mode: str = _option("int8", "int8 or int16")
-    weight_bitwidth_mode: str = _option("int8", "int4, int8 or int16")
+    datapath_bitwidth_mode: str = _option("int8", "int8, int16, mix light, mix balance or mixbw")
+    weight_bitwidth_mode: str = _option("int8", "int4, int8, int16, mix light, mix balance or mixbw")
     model_in_bitwidth_mode: str = _option("int8", "int8 or int16")
     model_out_bitwidth_mode: str = _option("int8", "int8 or int16")
     percentile: float = _option(0.001, "mmse only: share of the largest |values| searched")
     outlier_factor: float = _option(1.0, "mmse only: weight of clipped values, 1.0 to 2.0 or more")
     quantize_mode: str = _option("default", "default or post_sigmoid")
-    quan_config: Any = _option(None, "overrides by node")
+    quan_config: Any = _option(None, "scale, radix, min, max, bitwidth by node: dict, JSON or YAML file, or JSON text")
     fm_cut: str = _option("default", "feature-map cut: default or deep_search")
     p_output: str | Path = _option("kneron_flow", "output folder")
     weight_bandwidth: float | None = _option(None, "GB/s, for the performance estimate")
@@ -72,8 +74,13 @@ class PTQConfig:
     preprocess: Any = _option(None, "preset or Preprocess for a folder of images")
     batch_size: int = _option(16, "samples per compiled step")
     guard_bits: int | None = _option(
-        None, "a channel's range is at least the layer's divided by 2**guard_bits; default 2, all in 16 bits 4"
+        None, "a channel's range is at least the layer's divided by 2**guard_bits; default 2; 4 in int16, 0 when mixed"
     )
+
+    range_search: bool = _option(False, "choose range rule and guard_bits on held-out calibration samples")
+    weight_rounding: str = _option("nearest", "nearest, or learned from the calibration data")
+    flops_ratio: float = _option(0.2, "mixbw only: share of the multiplications that may run at 16 bits, 0 to 1")
+    mixbw_debug: bool = _option(False, "mixbw only: write the predicted SNR of every candidate to data/ and weight/")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "platform", str(self.platform).lower().removeprefix("kl"))
@@ -81,8 +88,6 @@ class PTQConfig:
         for name in ("datapath", "weight", "model_in", "model_out"):
             option = f"{name}_bitwidth_mode"
             value = str(getattr(self, option))
-            if value in _LATER_WIDTHS:
-                raise _later(option, value, "mixed widths")
             object.__setattr__(self, option, _width(option, value))
         for option in ("cpu_node_bitwidth_mode", "const_in_bitwidth_mode"):
             if (value := getattr(self, option)) is not None:
@@ -94,6 +99,7 @@ class PTQConfig:
             _in_range("percentage_16b", self.percentage_16b, 0, 1)
         _in_range("percentile", self.percentile, 0, 1)
         _in_range("outlier_factor", self.outlier_factor, 1, None)
+        _in_range("flops_ratio", self.flops_ratio, 0, 1)
         _in_range("data_analysis_threads", self.data_analysis_threads, 1, None)
         _in_range("batch_size", self.batch_size, 1, None)
         if self.guard_bits is not None:
@@ -108,6 +114,8 @@ class PTQConfig:
                 where=f"percentage_16b={self.percentage_16b} < data_analysis_pct={self.data_analysis_pct}",
                 fix="raise percentage_16b (default 0.999999) or lower data_analysis_pct",
             )
+        object.__setattr__(self, "quan_config", read_quan_config(self.quan_config))
+        self._check_mixes()
         check_request(self.widths, self.target)
         self._refuse_announced()
 
@@ -115,17 +123,46 @@ class PTQConfig:
         one_of("datapath_range_method", self.datapath_range_method, ("percentage", "mmse"))
         one_of("quantize_mode", self.quantize_mode, ("default", "post_sigmoid"))
         one_of("fm_cut", self.fm_cut, ("default", "deep_search", "performance"))
+        one_of("weight_rounding", self.weight_rounding, ("nearest", "learned"))
         for option, plain, what in (
-            ("optimize", (0,), "bias adjustment"),
             ("mode", (1, 2), "the performance estimate (0) and the match of all layers (3)"),
-            ("datapath_range_method", ("percentage",), "the mmse range search"),
-            ("quantize_mode", ("default",), "post_sigmoid"),
-            ("quan_config", (None,), "overrides by node"),
             ("fm_cut", ("default",), "the feature-map cut search"),
             ("export_dynasty_dump", (False,), "the dump of all tensors"),
         ):
             if (value := getattr(self, option)) not in plain:
                 raise _later(option, value, what)
+
+    def _check_mixes(self) -> None:
+        """Mixed widths need a platform with 16 bits; mixbw ranks one side against the other at 16 bits, or both."""
+        modes = self.datapath_bitwidth_mode, self.weight_bitwidth_mode
+        asked = [m for m in modes if m in MIXES]
+        if asked and 15 not in self.target.data_bits:
+            raise ConfigError(
+                f"platform {self.platform} has no 16 bits to mix", where=f"bit width mode {asked[0]!r}",
+                fix="use int8, or another platform",
+            )  # fmt: skip
+        if "mixbw" in modes and not {"mixbw", "int16"}.issuperset(modes):
+            raise ConfigError(
+                "mixbw goes with int16 or mixbw on the other side",
+                where=f"datapath_bitwidth_mode={modes[0]!r}, weight_bitwidth_mode={modes[1]!r}",
+                fix="use (mixbw, int16), (int16, mixbw) or (mixbw, mixbw)",
+            )
+
+    @property
+    def mixes(self) -> dict[Side, Mix]:
+        """The mixed modes that were asked for: "data", "weight" -> mode."""
+        modes: dict[Side, str] = {"data": self.datapath_bitwidth_mode, "weight": self.weight_bitwidth_mode}
+        return {side: mode for side, mode in modes.items() if mode in MIXES}
+
+    @property
+    def ranked(self) -> tuple[Side, ...]:
+        """The sides whose widths mixbw chooses; with any, the model's boundary and the CPU have 16 bits."""
+        return tuple(side for side, mode in self.mixes.items() if mode == "mixbw")
+
+    @property
+    def bias_mode(self) -> Literal["parallel", "sequential"]:
+        """How biases are adjusted where `optimize` is not 0."""
+        return "parallel" if self.optimize <= 2 else "sequential"
 
     @property
     def wide_pct(self) -> float:
@@ -137,8 +174,12 @@ class PTQConfig:
         """guard_bits as they apply."""
         if self.guard_bits is not None:
             return self.guard_bits
-        # Small channels starve the weights behind them; 15-bit weights can afford it.
-        return 4 if self.datapath_bitwidth_mode == self.weight_bitwidth_mode == "int16" else 2
+        modes = self.datapath_bitwidth_mode, self.weight_bitwidth_mode
+        # A small channel's own radix starves the weights behind it, and its own cut clips what 15 bits could hold: see
+        # experiments/mixed_precision. Where both sides have 15 bits, the weights can afford it.
+        if not {"mix balance", "mixbw"}.isdisjoint(modes):
+            return 0
+        return 4 if modes == ("int16", "int16") else 2
 
     @property
     def target(self) -> Target:
@@ -147,21 +188,33 @@ class PTQConfig:
 
     @property
     def widths(self) -> WidthRequest:
-        """The requested widths in significant bits."""
+        """The requested widths in significant bits; of a mixed mode those that most of the model gets."""
+        applied = self._applied_widths
         return WidthRequest(
-            data=BITS[self.datapath_bitwidth_mode],
-            weights=BITS[self.weight_bitwidth_mode],
-            model_in=BITS[self.model_in_bitwidth_mode],
-            model_out=BITS[self.model_out_bitwidth_mode],
+            data=BITS[_UNMIXED.get(self.datapath_bitwidth_mode, self.datapath_bitwidth_mode)],
+            weights=BITS[_UNMIXED.get(self.weight_bitwidth_mode, self.weight_bitwidth_mode)],
+            model_in=BITS[applied["model_in_bitwidth_mode"]],
+            model_out=BITS[applied["model_out_bitwidth_mode"]],
             constants=BITS[self.const_in_bitwidth_mode or "int16"],
-            cpu=BITS[self.cpu_node_bitwidth_mode or self.datapath_bitwidth_mode],
+            cpu=BITS[applied["cpu_node_bitwidth_mode"]],
         )
+
+    @property
+    def _applied_widths(self) -> dict[str, str]:
+        """The modes of the model's boundary and of the CPU as they apply."""
+        follows = _UNMIXED.get(self.datapath_bitwidth_mode, self.datapath_bitwidth_mode)
+        asked = {
+            "model_in_bitwidth_mode": self.model_in_bitwidth_mode,
+            "model_out_bitwidth_mode": self.model_out_bitwidth_mode,
+            "cpu_node_bitwidth_mode": self.cpu_node_bitwidth_mode or follows,
+        }
+        return dict.fromkeys(asked, "int16") if self.ranked else asked
 
     def applied(self) -> dict[str, Any]:
         """`to_json` with what the options come to."""
         return self.to_json() | {
             "mode": min(self.mode, 1),
-            "cpu_node_bitwidth_mode": self.cpu_node_bitwidth_mode or self.datapath_bitwidth_mode,
+            **self._applied_widths,
             "const_in_bitwidth_mode": self._const_width,
             "percentage_16b": self.wide_pct,
             "guard_bits": self.guard,
@@ -180,21 +233,27 @@ class PTQConfig:
         if self.const_in_bitwidth_mode not in (None, constants):
             why = f"platform {self.platform} has no {self.const_in_bitwidth_mode}"
             found.append(Note("const_in_bitwidth_mode", str(self.const_in_bitwidth_mode), constants, why))
+        for option, applied in self._applied_widths.items():
+            if getattr(self, option) not in (None, applied):
+                found.append(Note(option, getattr(self, option), applied, "mixbw keeps it at 16 bits"))
+        if self.optimize in (2, 4):
+            why = "the feature-map cut search comes with the compiler, which is not part of this version yet"
+            found.append(Note("optimize", str(self.optimize), str(self.optimize - 1), why))
         for name in ("percentile", "outlier_factor"):
             default = type(self).__dataclass_fields__[name].default
-            if getattr(self, name) != default:
+            if self.datapath_range_method != "mmse" and getattr(self, name) != default:
                 found.append(Note(name, str(getattr(self, name)), "unused", "only the mmse range method reads it"))
         return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; calibration data and other objects by their kind only."""
         return {
-            k: v if isinstance(v, str | int | float | bool | None) else _describe(v)
+            k: v if isinstance(v, str | int | float | bool | None) or k == "quan_config" else _describe(v)
             for k, v in asdict_shallow(self).items()
         }
 
 
-_LATER_WIDTHS = ("mix balance", "mix light", "mixbw")
+_UNMIXED = {"mix light": "int8", "mix balance": "int16", "mixbw": "int16"}
 
 
 def asdict_shallow(config: PTQConfig) -> dict[str, Any]:
@@ -228,8 +287,11 @@ def one_of(option: str, value: Any, allowed: Any) -> Any:
 
 
 def _width(option: str, value: str) -> str:
-    """A width by its one name; only weights can have 4 bits."""
-    width = _WIDTH_NAMES[one_of(option, value, _WIDTH_NAMES)]
+    """A width by its one name, or a mixed mode; only weights can have 4 bits."""
+    mixes = MIXES if option in ("datapath_bitwidth_mode", "weight_bitwidth_mode") else ()
+    if one_of(option, value, (*_WIDTH_NAMES, *mixes)) in mixes:
+        return value
+    width = _WIDTH_NAMES[value]
     if width == "int4" and option != "weight_bitwidth_mode":
         raise ConfigError("data cannot have 4 bits", where=f"{option}='int4'", fix="use int8 or int16")
     return width

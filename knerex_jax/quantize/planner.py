@@ -14,6 +14,7 @@ from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.program import Program
 from knerex_jax.quantize.assemble import assemble
 from knerex_jax.quantize.bitwidth import WidthRequest, Widths, assign_widths
+from knerex_jax.quantize.overrides import NO_OVERRIDES, Overrides
 from knerex_jax.quantize.plan import QuantPlan
 from knerex_jax.quantize.rescale import Slots, find_slots, insert_slots
 from knerex_jax.quantize.solve import RangePolicy, ScaleClash, channel_absmax, solve
@@ -51,6 +52,7 @@ def plan_model(
     *,
     policy: RangePolicy | None = None,
     slots: Slots | None = None,
+    overrides: Overrides = NO_OVERRIDES,
     registry: Mapping[str, OpDef] = REGISTRY,
 ) -> Planned:
     """Plans a decomposed model.
@@ -62,20 +64,27 @@ def plan_model(
       target: platform.
       policy: how ranges are widened.
       slots: rescale slots of an earlier plan; None finds them from these ranges.
+      overrides: what is imposed on single tensors; what would leave no legal plan is withdrawn, with a note.
       registry: operator records.
 
     Raises:
       PlanError: no legal plan, or a shift out of range; names the node.
       UnsupportedOpError: an operator that has neither an integer rule nor a reference to run on the host.
     """
-    problem = _Problem(model, ranges, request, target, policy or RangePolicy(), registry)
+    problem = _Problem(model, ranges, request, target, policy or RangePolicy(), registry, overrides)
     try:
         made = problem.search() if slots is None else problem.attempt(slots)
+        while True:
+            plan = replace(made.plan, rescales=tuple(made.copies))
+            try:
+                program, constants = assemble(made.model, plan, target, registry)
+            except PlanError as error:
+                problem = problem.without(error, made)
+                made = problem.attempt(made.slots)
+            else:
+                return Planned(made.model, made.structure, plan, made.slots, made.model, program, constants)
     except ScaleClash as clash:
         raise _no_scale(clash.tensor) from clash
-    plan = replace(made.plan, rescales=tuple(made.copies))
-    program, constants = assemble(made.model, plan, target, registry)
-    return Planned(made.model, made.structure, plan, made.slots, made.model, program, constants)
 
 
 def refine_plan(planned: Planned, refined: Model, target: Target, registry: Mapping[str, OpDef] = REGISTRY) -> Planned:
@@ -116,6 +125,7 @@ class _Problem:
     target: Target
     policy: RangePolicy
     registry: Mapping[str, OpDef]
+    overrides: Overrides
 
     @cached_property
     def base(self) -> Structure:
@@ -130,9 +140,14 @@ class _Problem:
         """
         planned, copies = insert_slots(self.model, slots, self.base.axes)
         structure = with_copies(analyse(planned, self.target, self.registry), copies, planned) if slots else self.base
-        widths = assign_widths(planned, structure, self.request, self.target, self.registry)
-        absmax = channel_absmax(planned, structure, self.ranges, widths, self.policy)
-        plan = solve(planned, structure, absmax, widths, self.target)
+        widths = assign_widths(
+            planned, structure, self.request, self.target, self.registry,
+            pinned=self.overrides.widths, carried=carried_by_slots(self.model, planned),
+        )  # fmt: skip
+        why = "the tensor has one format for all channels"
+        overrides = self.overrides.withdraw(structure.layer, why, lists_only=True)
+        absmax = channel_absmax(planned, structure, self.ranges, widths, self.policy, overrides)
+        plan = solve(planned, structure, absmax, widths, self.target, overrides)
         return _Attempt(planned, structure, plan, slots, copies, widths)
 
     def search(self) -> _Attempt:
@@ -142,8 +157,9 @@ class _Problem:
           ScaleClash: the scale of a product fits nowhere.
         """
         behind: Slots = ()
-        found: Slots = ()
-        looked = False
+        # An imposed format may need a slot behind a product, but makes none profitable.
+        found: Slots = replace(self, overrides=self.overrides.free()).search().slots if self.overrides.imposed else ()
+        looked = bool(self.overrides.imposed)
         while True:
             try:
                 made = self.attempt((*behind, *found))
@@ -162,11 +178,41 @@ class _Problem:
             raise clash
         return y, () if y in graph.outputs else tuple(n.name for n in graph.readers[y])
 
+    def without(self, error: PlanError, made: _Attempt) -> "_Problem":
+        """The same without the overrides around a node that has no legal shift.
+
+        Raises:
+          PlanError: the error itself, where no override is to blame.
+        """
+        graph, fused = made.model.graph, made.structure.fused
+        around = {
+            t
+            for n in graph.nodes
+            if error.where == f"node {n.name}"
+            for m in (n, graph.node[fused.get(n.name, n.name)])
+            for t in (*m.inputs, *m.outputs)
+        }
+        around |= {made.copies[t] for t in around if t in made.copies}
+        if around.isdisjoint(self.overrides.numbers):
+            raise error
+        return replace(self, overrides=self.overrides.withdraw(around, f"{error.what} ({error.where})"))
+
     def _profitable(self, made: _Attempt) -> Slots:
         """The slots that win back channels, judged by the ranges before any are made per layer."""
         by_channel = replace(made.structure, layer=frozenset())
-        free = channel_absmax(made.model, by_channel, self.ranges, made.widths, self.policy)
+        free = channel_absmax(made.model, by_channel, self.ranges, made.widths, self.policy, self.overrides)
         return find_slots(made.model, made.structure, made.plan, free, self.target)
+
+
+def carried_by_slots(model: Model, planned: Model) -> dict[str, str]:
+    """Tensors that only rescale slots brought in -> the tensor whose values they carry."""
+    before, carried = model.graph, {}
+    for node in planned.graph.nodes:
+        old = before.node.get(node.name)
+        for k, t in enumerate(node.outputs):
+            if t and t not in before.types:
+                carried[t] = carried.get(node.inputs[0], node.inputs[0]) if old is None else old.outputs[k]
+    return carried
 
 
 def _no_scale(tensor: str) -> PlanError:

@@ -12,6 +12,7 @@ import numpy as np
 
 from knerex_jax.fixedpoint.qformat import data_limits, own_format
 from knerex_jax.graph.ir import Model, Node, TensorType, sort_nodes
+from knerex_jax.ops.build import softmax_difference
 from knerex_jax.ops.norm import BatchNormAttrs
 from knerex_jax.ops.shape import ReshapeAttrs
 from knerex_jax.quantize.plan import QuantPlan
@@ -44,7 +45,7 @@ def find_slots(
         return bool((own - f.radix).max() > 1)
 
     for y, operands in structure.merges.items():
-        if _takes_peak_off(graph.producer[y], model):
+        if softmax_difference(graph.producer[y], graph):
             continue  # a softmax takes the peak off the very codes it was found in
         for t in dict.fromkeys(operands):
             if (len(graph.readers[t]) > 1 or t in graph.outputs) and lowered(t):
@@ -74,18 +75,10 @@ def _forces_layer(reader: Node, tensor: str, model: Model, structure: Structure)
     )
 
 
-def _takes_peak_off(node: Node, model: Model) -> bool:
-    """Whether a node subtracts the maximum of a tensor from it, as a softmax does."""
-    peak = model.graph.producer.get(node.inputs[-1])
-    if node.op_type != "Sub" or peak is None:
-        return False
-    return peak.op_type == "ReduceMax" and peak.inputs[0] == node.inputs[0]
-
-
 def _is_peak(reader: Node, model: Model) -> bool:
     """Whether a reader finds the maximum that a softmax subtracts."""
     after = model.graph.readers.get(reader.outputs[0], ())
-    return any(_takes_peak_off(n, model) and n.inputs[-1] == reader.outputs[0] for n in after)
+    return any(softmax_difference(n, model.graph) and n.inputs[1] == reader.outputs[0] for n in after)
 
 
 def insert_slots(model: Model, slots: Slots, axes: Mapping[str, int | None]) -> tuple[Model, dict[str, str]]:

@@ -3,10 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from calibrating import calibrate
 
 from knerex_jax.calibrate import reading
+from knerex_jax.calibrate.measured import RangeRule, ranges_of
 from knerex_jax.calibrate.reading import Measurement
-from knerex_jax.calibrate.run import calibrate, extremes_of, measure, ranges_of
+from knerex_jax.calibrate.run import extremes_of, measure
 from knerex_jax.data.sources import open_source
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
@@ -72,6 +74,12 @@ def test_progress_counts_samples_of_each_reading():
     assert seen == [16, 32, 37] * 2
 
 
+def test_the_search_takes_no_more_readings_than_percentages():
+    seen, rule = [], RangeRule("mmse", percentile=0.1)
+    measure(Measurement(_fn, np.float32(2), OBSERVED, TYPES, progress=seen.append), _source(), [rule])
+    assert seen == [16, 32, 37] * 2
+
+
 def test_outliers_cost_another_reading_of_the_tensors_concerned_only():
     values = VALUES.copy()
     values[:, 1] *= 1e-9
@@ -126,19 +134,52 @@ def test_a_batch_too_large_to_count_is_refused():
 
 
 def test_states_of_parts_merge_to_the_state_of_all():
-    def state_of(values):
-        return measure(Measurement(_fn, np.float32(2), OBSERVED, TYPES, 8), _source(values), 0.9, 0.99)[0]
+    rules = [RangeRule(pct=0.9, pct_wide=0.99), RangeRule("mmse", percentile=0.1, outlier_factor=1.5)]
 
-    whole = state_of(VALUES)
-    a, b, c = (state_of(part) for part in (VALUES[:5], VALUES[5:21], VALUES[21:]))
-    expected = ranges_of(whole, 0.9, 0.99)
+    def measured(values):
+        return measure(Measurement(_fn, np.float32(2), OBSERVED, TYPES, 8), _source(values), rules)
+
+    whole = measured(VALUES)
+    a, b, c = (measured(part) for part in (VALUES[:5], VALUES[5:21], VALUES[21:]))
     for merged in (a.merge(b, c), c.merge(a).merge(b), a.merge(b.merge(c))):
-        assert merged.samples == 37
-        _same(ranges_of(merged, 0.9, 0.99), expected)
+        assert merged.state.samples == 37
+        for found, expected in zip(ranges_of(merged, rules), ranges_of(whole, rules), strict=True):
+            _same(found, expected)
     for t in OBSERVED:
-        one, two = a.merge(b, c).tensors[t], a.merge(b.merge(c)).tensors[t]
-        for key in ("low", "high", "floor", "below", "keys", "counts"):
+        one, two = a.merge(b, c).state.tensors[t], a.merge(b.merge(c)).state.tensors[t]
+        for key in vars(one):
             np.testing.assert_array_equal(getattr(one, key), getattr(two, key))
+
+
+def test_one_measurement_serves_all_rules_that_were_announced():
+    rules = [
+        RangeRule(pct=0.9, pct_wide=0.99),
+        RangeRule("mmse", percentile=0.1),
+        RangeRule("mmse", percentile=0.01, outlier_factor=3),
+    ]
+    measurement = Measurement(_fn, np.float32(2), OBSERVED, TYPES, 16)
+    both = ranges_of(measure(measurement, _source(), rules), rules)
+    for rule, found in zip(rules, both, strict=True):
+        (alone,) = ranges_of(measure(measurement, _source(), [rule]), [rule])
+        _same(found, alone)
+        assert found.method == rule.method
+    assert both[0]["x"].layer_absmax(8) < both[1]["x"].layer_absmax(8) == np.abs(VALUES).max()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [RangeRule(pct=0.5, pct_wide=0.6), RangeRule("mmse", percentile=0.5)],
+)
+def test_a_rule_that_reaches_below_the_counts_gives_bounds_with_a_hint(rule):
+    values = VALUES * np.float32(10.0) ** np.where(np.arange(37) < 5, 9, 0)[:, None, None, None]
+    measurement = Measurement(_fn, np.float32(2), OBSERVED, TYPES, 16)
+    known = RangeRule(pct=0.999, pct_wide=0.9999)
+    (bound,) = ranges_of(measure(measurement, _source(values), [known]), [rule])
+    (found,) = ranges_of(measure(measurement, _source(values), [rule]), [rule])
+    assert any("bounds only" in hint for hint in bound.hints)
+    assert not any("bounds only" in hint for hint in found.hints)
+    for t in OBSERVED:
+        assert bound[t].layer_absmax(8) >= found[t].layer_absmax(8)
 
 
 def test_hints_about_the_data_are_kept():
@@ -154,5 +195,5 @@ def test_integer_inputs_reach_the_model_as_integers():
         return {"y": inputs["x"] * 0.5}
 
     source = open_source({"x": np.arange(40).reshape(10, 4)}, {"x": types["x"]})
-    ranges = calibrate(fn, {}, source, {"y": 1}, types)
+    ranges = calibrate(fn, {}, source, {"y": 1}, types, pct=0.999, pct_wide=0.999999)
     assert (ranges["y"].narrow.layer_min, ranges["y"].narrow.layer_max) == (0.0, 19.5)

@@ -8,13 +8,14 @@ import pytest
 
 from knerex_jax.calibrate.cuts import cut_ranges, dropped
 from knerex_jax.calibrate.hints import data_hints, detector_sign
+from knerex_jax.calibrate.measured import Measured
 from knerex_jax.calibrate.npz import read_npz, write_npz
-from knerex_jax.calibrate.observers import Extremes, Grid, Histogram
+from knerex_jax.calibrate.observers import TAIL_BITS, Extremes, Grid, Histogram
 from knerex_jax.calibrate.ranges import Cut, Ranges, TensorRange
 from knerex_jax.calibrate.state import CalibrationState, code_of, middle, state_of_range
 from knerex_jax.errors import ArtifactError, ConfigError
 
-GRID = Grid(bits=9, octaves=6)
+GRID = Grid(bits=9, octaves=6, tail=4)
 
 
 def _counted(values: np.ndarray):
@@ -24,6 +25,8 @@ def _counted(values: np.ndarray):
     base = state.next_window(GRID.octaves)
     place = code_of(np.abs(values), GRID.bits) - (base.astype(np.int64) << GRID.bits)
     bins = np.clip(place + 1, 0, GRID.size + 1) + (values < 0) * (GRID.size + 2)
+    coarse = code_of(np.abs(values), TAIL_BITS) - (GRID.tail_base(base).astype(np.int64) << TAIL_BITS)
+    bins = np.where((place < 0) & (coarse >= 0), 2 * (GRID.size + 2) + coarse, bins)
     counts = np.zeros((GRID.rows, values.shape[1]), np.int64)
     np.add.at(counts, (bins, np.arange(values.shape[1])), 1)
     small = np.where(place < 0, values, 0)
@@ -49,6 +52,9 @@ def test_merging_different_magnitudes_forgets_what_lies_far_below():
     np.testing.assert_array_equal(merged.keys, whole.keys)
     np.testing.assert_array_equal(merged.counts, whole.counts)
     np.testing.assert_array_equal(merged.floor, whole.floor)
+    np.testing.assert_array_equal(merged.tail_floor, whole.tail_floor)
+    np.testing.assert_array_equal(merged.tail_keys, whole.tail_keys)
+    np.testing.assert_array_equal(merged.tail, whole.tail)
     np.testing.assert_allclose(merged.below, whole.below, rtol=1e-3)
     assert str(cut_ranges(merged, (0.9,))) == str(cut_ranges(whole, (0.9,)))
 
@@ -95,15 +101,36 @@ def test_values_above_the_first_window_count_as_the_maximum():
     assert final and cut.channel_max[0] == np.float32(7.9999995)
 
 
-def test_state_survives_a_file(tmp_path):
+def _measured() -> Measured:
     state = CalibrationState(7, {"a/b:0": _counted(_random(500, 0)), "c": _counted(np.zeros((5, 2), np.float32))})
-    state.save(tmp_path / "s.state")
-    loaded = CalibrationState.load(tmp_path / "s.state")
-    assert loaded.samples == 7 and list(loaded.tensors) == ["a/b:0", "c"]
-    for t, s in state.tensors.items():
+    return Measured(state, {"c": (1, 2)}, frozenset({"k"}), ("a note",))
+
+
+def test_what_was_measured_survives_a_file(tmp_path):
+    measured = _measured()
+    measured.save(tmp_path / "s.state")
+    loaded = Measured.load(tmp_path / "s.state")
+    assert replace(loaded, state=measured.state) == measured
+    assert loaded.state.samples == 7 and list(loaded.state.tensors) == ["a/b:0", "c"]
+    for t, s in measured.state.tensors.items():
         for key, value in vars(s).items():
-            np.testing.assert_array_equal(getattr(loaded.tensors[t], key), value)
+            np.testing.assert_array_equal(getattr(loaded.state.tensors[t], key), value)
     assert list(tmp_path.iterdir()) == [tmp_path / "s.state"]
+
+
+def test_measurements_of_different_models_do_not_merge():
+    with pytest.raises(ConfigError, match="different models"):
+        _measured().merge(replace(_measured(), outputs={}))
+
+
+def test_notes_on_accuracy_survive_a_merge():
+    assert _measured().merge(replace(_measured(), notes=("another",))).notes == ("a note", "another")
+
+
+def test_an_incomplete_measurement_is_refused(tmp_path):
+    write_npz(tmp_path / "m.npz", "measured calibration data", {"samples": 3, "tensors": []}, {})
+    with pytest.raises(ArtifactError, match="incomplete"):
+        Measured.load(tmp_path / "m.npz")
 
 
 def _ranges() -> Ranges:
@@ -146,7 +173,7 @@ def test_a_damaged_file_is_refused(damage, tmp_path):
     elif damage == "text":
         path.write_text("hello")
     elif damage == "kind":
-        CalibrationState(1, {}).save(path)
+        _measured().save(path)
     elif damage == "newer":
         meta, arrays = read_npz(path, "calibration ranges")
         write_npz(path, "calibration ranges", {**meta, "version": 99}, arrays)

@@ -44,16 +44,14 @@ def test_platform_may_be_a_number():
         ({"cpu_node_bitwidth_mode": "int9"}, ["int9", "use one of"]),
         ({"const_in_bitwidth_mode": "mix light"}, ["mix light", "use one of"]),
         ({"datapath_bitwidth_mode": "int9"}, ["int9"]),
-        ({"datapath_bitwidth_mode": "mix light"}, ["not part of this version"]),
-        ({"datapath_range_method": "mmse"}, ["mmse", "not part of this version"]),
+        ({"model_in_bitwidth_mode": "mix light"}, ["mix light", "use one of"]),
         ({"datapath_range_method": "mse"}, ["did you mean 'mmse'"]),
-        ({"optimize": 1}, ["bias adjustment"]),
         ({"optimize": 7}, ["between 0 and 4"]),
         ({"mode": 0}, ["performance estimate"]),
         ({"mode": 3}, ["not part of this version"]),
         ({"fm_cut": "performance"}, ["not part of this version"]),
-        ({"quantize_mode": "post_sigmoid"}, ["post_sigmoid"]),
-        ({"quan_config": {"a": {}}}, ["overrides"]),
+        ({"quantize_mode": "sigmoid"}, ["did you mean 'post_sigmoid'"]),
+        ({"quan_config": {"a": {"radx": 1}}}, ["did you mean 'radix'"]),
         ({"export_dynasty_dump": True}, ["dump"]),
         ({"weight_bandwidth": 2.0}, ["performance estimate"]),
         ({"data_analysis_pct": 1.2}, ["between 0 and 1"]),
@@ -79,6 +77,7 @@ def test_default_mode_is_noted_and_unused_knobs_too():
     notes = PTQConfig(outlier_factor=1.5).notes()
     assert {n.where: n.applied for n in notes} == {"mode": "1", "outlier_factor": "unused"}
     assert PTQConfig(mode=1).notes() == ()
+    assert PTQConfig(mode=1, datapath_range_method="mmse", outlier_factor=1.5, percentile=0.01).notes() == ()
 
 
 def test_width_of_the_cpu_follows_the_datapath_and_that_of_constants_is_16_bits():
@@ -101,3 +100,9 @@ def test_constants_of_520_have_8_bits_with_a_note_only_if_16_were_asked_for():
     (note,) = PTQConfig(platform="520", mode=1, const_in_bitwidth_mode="int16").notes()
     assert (note.where, note.requested, note.applied) == ("const_in_bitwidth_mode", "int16", "int8")
     assert "520" in note.why
+
+
+def test_a_cut_search_is_noted_and_its_bias_adjustment_done():
+    config = PTQConfig(mode=1, optimize=4)
+    assert [(n.where, n.requested, n.applied) for n in config.notes()] == [("optimize", "4", "3")]
+    assert [PTQConfig(optimize=n).bias_mode for n in (1, 2, 3, 4)] == ["parallel"] * 2 + ["sequential"] * 2

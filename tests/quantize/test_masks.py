@@ -25,9 +25,11 @@ def softmax(net: Net, x: str) -> str:
     return net.add("Mul", e, net.add("Reciprocal", net.add("ReduceSum", e, axes=(3,))))
 
 
-def masked(*factors: float, mask_first: bool = False, read_again: bool = False) -> tuple[Model, list[str]]:
-    """A softmax for every factor of the scores, all under one mask; and the masked sums."""
-    net = Net({"x": SCORES, "m": (1, 1, 1, 6)})
+def masked(
+    *factors: float, mask_first: bool = False, read_again: bool = False, rows: int = 1
+) -> tuple[Model, list[str]]:
+    """A softmax for every factor of the scores, all under one mask of so many rows; and the masked sums."""
+    net = Net({"x": SCORES, "m": (1, 1, rows, 6)})
     sums, outputs = [], []
     for factor in factors:
         scores = net.batch_norm("x")
@@ -47,6 +49,13 @@ def inputs_of(model: Model, low: float = FAR, high: float = 0.0, seed: int = 1) 
     made["x"][:, 0, 0, 0] = 1
     hidden = (made["m"] > 0.5) & (np.arange(6) > 0)
     made["m"] = np.where(hidden, low, high).astype(np.float32)
+    return made
+
+
+def hiding_a_row(model: Model, seed: int = 1) -> dict[str, np.ndarray]:
+    """As `inputs_of`, and the mask hides every key of one query."""
+    made = inputs_of(model, seed=seed)
+    made["m"][:, :, 2] = FAR
     return made
 
 
@@ -79,6 +88,36 @@ def test_narrow_mask_keeps_its_range():
     model, (total,) = masked(3.0)
     found = ranges_of(model, inputs_of(model, low=-2.0))
     assert found["m"] == pytest.approx(2) and found[total] <= 5
+
+
+def test_of_two_operands_that_are_never_positive_the_one_that_reaches_down_is_the_mask():
+    """Scores that stay below the highest entry of the mask are no mask."""
+    model, (total,) = masked(3.0)
+    inputs = inputs_of(model)
+    inputs["x"] = -np.abs(inputs["x"]) / 2 - 0.5
+    found = ranges_of(model, inputs)
+    reach = 3 * np.abs(inputs["x"]).max()
+    assert found[total] == pytest.approx(reach + BELOW) and found["m"] == pytest.approx(2 * reach + BELOW)
+
+
+def test_maximum_of_a_row_that_is_hidden_reaches_just_below_the_scores():
+    model, (total,) = masked(3.0, rows=6)
+    found = ranges_of(model, hiding_a_row(model))
+    (peak,) = [n.outputs[0] for n in model.graph.readers[total] if n.op_type == "ReduceMax"]
+    assert found[total] == pytest.approx(3 + BELOW) and found[peak] == pytest.approx(3 + BELOW)
+
+
+@pytest.mark.parametrize(("platform", "width", "least_db"), [("520", "int8", 20), ("730", "int16", 50)])
+def test_row_that_is_hidden_costs_the_others_nothing(platform, width, least_db):
+    """The shares of a query that sees no key mean nothing, in float or in integers; those of the others do."""
+    model, _ = masked(2.0, rows=6)
+    planned = plan(model, hiding_a_row(model), platform, width, EVERY_CHANNEL)
+    inputs, (y,) = hiding_a_row(model, seed=4), model.graph.outputs
+    fixed = fixed_model(planned)
+    assert oracle_mismatches(planned, fixed, inputs) == []
+    reference, made = float_values(model, inputs, (y,))[y], fixed.run(inputs)[y]
+    seen = np.arange(6) != 2
+    assert snr_db(reference[..., seen, :], made[..., seen, :]) > least_db
 
 
 def test_positive_bias_is_no_mask():

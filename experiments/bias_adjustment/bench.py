@@ -1,0 +1,138 @@
+"""Bias adjustment on real models: its gain, and what the sequential form costs beside one float and one fixed pass.
+
+    python experiments/bias_adjustment/bench.py snr embedded A9 A1
+    python experiments/bias_adjustment/bench.py cost resnet A9 A1
+
+Prints one JSON line per row. SNR: on evaluation samples that neither calibration nor adjustment saw. Cost: one batch;
+in each round a float pass, a fixed pass and the adjustment, everything compiled before; the adjustment's time includes
+the derivation of the new integers on the host.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+from helpers import Net  # noqa: E402
+from helpers import samples as random_samples  # noqa: E402
+from real_models import REAL_MODELS, first  # noqa: E402
+
+from knerex_jax.artifacts.bie import Bie  # noqa: E402
+from knerex_jax.flow import analyze, decompose_onnx, make_plan  # noqa: E402
+from knerex_jax.metrics import snr_db  # noqa: E402
+from knerex_jax.ops import REGISTRY  # noqa: E402
+from knerex_jax.passes.pipeline import decompose_model  # noqa: E402
+from knerex_jax.quantize.config import make_config  # noqa: E402
+from knerex_jax.refine.bias import Adjustment, adjust_bias  # noqa: E402
+from knerex_jax.refine.bias_nodes import view_of, weighted_nodes  # noqa: E402
+from knerex_jax.refine.bias_run import Passes  # noqa: E402
+from knerex_jax.runtime import FixedModel, FloatModel  # noqa: E402
+
+
+def resnet(blocks=(64, 64, 128, 128, 256, 256), size=56):
+    """A residual network with random weights: the widths of ResNet-18 on its 56 x 56 maps."""
+    net = Net({"x": (1, 3, size, size)})
+    x = net.add("Relu", net.conv("x", blocks[0]))
+    for channels in blocks:
+        stride = 1 if net.types[x].shape[1] == channels else 2
+        y = net.conv(net.add("Relu", net.conv(x, channels, stride=stride)), channels)
+        x = net.add("Relu", net.add("Add", y, x if stride == 1 else net.conv(x, channels, kernel=1, stride=2)))
+    flat = net.add("Flatten", net.add("GlobalAveragePool", x))
+    model = decompose_model(net.model(net.add("Gemm", flat, net.random(blocks[-1], 10), net.random(10))))
+    return model, lambda count: random_samples(model, count), lambda count: random_samples(model, count, seed=2)
+
+
+def load(name):
+    """(decomposed model, count -> calibration data, count -> evaluation data)."""
+    if name == "resnet":
+        return resnet()
+    if name == "tiny-resnet":
+        return resnet((16, 16, 32, 32, 64, 64), 32)
+    real = REAL_MODELS[name]()
+    model = decompose_onnx(real.path, make_config(input_shape=real.input_shapes or None))
+    return model, real.calibration, lambda count: real.evaluation(count)[0]
+
+
+def planned_model(name, args):
+    model, calibration, evaluation = load(name)
+    config = make_config(platform=args.platform, datapath_bitwidth_mode=args.width, weight_bitwidth_mode=args.width)
+    data = calibration(args.samples)
+    return make_plan(model, analyze(model, data, config), config), data, evaluation, config.target
+
+
+def fixed_model(planned):
+    return FixedModel(Bie(planned.program, planned.constants, planned.plan, {}))
+
+
+def snr(name, args):
+    planned, data, evaluation, target = planned_model(name, args)
+    inputs = evaluation(args.evaluation)
+    reference = FloatModel(planned.model).run(inputs)
+
+    def measured(planned):
+        outputs = fixed_model(planned).run(inputs)
+        return {t: round(snr_db(v, outputs[t]), 2) for t, v in reference.items()}
+
+    row = {"model": name, "before": measured(planned)}
+    for mode in ("parallel", "sequential"):
+        start = time.perf_counter()
+        made = adjust_bias(planned, data, mode, target=target, batch_size=args.batch)
+        seconds = round(time.perf_counter() - start, 1)
+        kept = f"{sum(r.kept for r in made.records)} of {len(made.records)}"
+        row |= {mode: measured(made.planned), f"{mode}_kept": kept, f"{mode}_seconds_compilation_included": seconds}
+        row["spool_mib"] = round(made.spool_bytes / 2**20, 1)
+    return row
+
+
+def cost(name, args):
+    planned, data, _, target = planned_model(name, args)
+    data = first(data, args.batch)
+    view = view_of(planned, planned.refined, target, REGISTRY)
+    weighted = weighted_nodes(planned, view)
+    passes = Passes(planned.program, planned.constants, planned.model, weighted, REGISTRY)
+    floating, fixed = FloatModel(planned.model), fixed_model(planned)
+    runs = {
+        "float": lambda: floating.run(data, batch_size=args.batch),
+        "fixed": lambda: fixed.run(data, batch_size=args.batch),
+        "adjust": lambda: passes.sequential(data, args.batch, Adjustment(view, len(weighted), None).decide),
+    }
+    for run in runs.values():
+        run()
+    rounds = [{key: seconds(run) for key, run in runs.items()} for _ in range(args.rounds)]
+    ratios = [{k: r["adjust"][k] / (r["float"][k] + r["fixed"][k]) for k in ("wall", "cpu")} for r in rounds]
+    middle = {key: {k: round(statistics.median(r[key][k] for r in rounds), 3) for k in ("wall", "cpu")} for key in runs}
+    ratio = {k: round(statistics.median(r[k] for r in ratios), 2) for k in ("wall", "cpu")}
+    spread = [round(float(np.quantile([r["cpu"] for r in ratios], q)), 2) for q in (0, 1)]
+    return {"model": name, "batch": args.batch, **middle, "ratio": ratio, "cpu_ratio_span": spread}
+
+
+def seconds(run):
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("what", choices=["snr", "cost"])
+    p.add_argument("models", nargs="+")
+    p.add_argument("--platform", default="720")
+    p.add_argument("--width", default="int8")
+    p.add_argument("--samples", type=int, default=64, help="calibration samples, which the adjustment uses, too")
+    p.add_argument("--evaluation", type=int, default=100)
+    p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--rounds", type=int, default=7)
+    args = p.parse_args()
+    for name in args.models:
+        row = {"platform": args.platform, "width": args.width} | {"snr": snr, "cost": cost}[args.what](name, args)
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Where a plan loses accuracy, and what would win it back."""

@@ -1,0 +1,239 @@
+"""Runs a plan in float, in integers, instruction by instruction, and backwards; keeps sums instead of tensors."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from knerex_jax.data.sources import stack_inputs
+from knerex_jax.diagnose.alone import cut_program, made_alone
+from knerex_jax.emulator.fixed import lower_fixed
+from knerex_jax.emulator.methods import choose
+from knerex_jax.emulator.prepare import prepare
+from knerex_jax.emulator.stream import compiler_options
+from knerex_jax.fixedpoint.qformat import data_limits
+from knerex_jax.lowering.float import lower_float
+from knerex_jax.ops.opdef import OpDef
+from knerex_jax.program.bounds import bound_program
+from knerex_jax.program.program import Constants, Program
+from knerex_jax.quantize.planner import Planned
+from knerex_jax.simulate.lower import lower_simulated
+from knerex_jax.simulate.params import Gates
+
+Values = Mapping[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TensorSums:
+    """Sums of one tensor over all samples, and per channel its least and largest values, float and fixed.
+
+    Attributes:
+      signal: sum of the float values' squares.
+      noise: of the squared errors of the full integer run.
+      alone: of the squared errors of its instruction alone, on quantized float values.
+      low_codes, high_codes: number of least and of largest codes.
+      count: number of values.
+      float_span, fixed_span: [2, C] least and largest value of each channel ([2, 1] where it has none).
+    """
+
+    signal: Any
+    noise: Any
+    alone: Any
+    low_codes: Any
+    high_codes: Any
+    count: Any
+    float_span: Any
+    fixed_span: Any
+
+    def __add__(self, other: "TensorSums") -> "TensorSums":
+        spans = [
+            np.stack([np.minimum(a[0], b[0]), np.maximum(a[1], b[1])])
+            for a, b in ((self.float_span, other.float_span), (self.fixed_span, other.fixed_span))
+        ]
+        added = ("signal", "noise", "alone", "low_codes", "high_codes", "count")
+        return TensorSums(*(getattr(self, f) + getattr(other, f) for f in added), *spans)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured.
+
+    Attributes:
+      tensors: formatted tensor -> sums.
+      losses: for every switch, by output: the summed squares of what its source adds there, to first order.
+      samples: how many samples.
+    """
+
+    tensors: Mapping[str, TensorSums]
+    losses: Gates
+    samples: int
+
+
+def measure(
+    planned: Planned,
+    inputs: Mapping[str, Any],
+    *,
+    registry: Mapping[str, OpDef],
+    samples: int,
+    batch_size: int,
+    probes: int,
+    seed: int,
+) -> Measured:
+    """Measures a plan on the first samples of the inputs; the arguments are those of `error_budget`."""
+    observe, trace = _observer(planned, registry), _tracer(planned, registry)
+    tensors: dict[str, TensorSums] = {}
+    losses, done = None, 0
+    for number, (batch, mask) in enumerate(_batches(planned, inputs, samples, batch_size)):
+        found, held = observe(batch, mask)
+        traced = jax.tree.map(_double, trace(batch, held, _signs(planned, len(mask), probes, (seed, number)), mask))
+        found = jax.tree.map(_double, found)
+        tensors = {t: tensors[t] + s if t in tensors else s for t, s in found.items()}
+        losses = traced if losses is None else jax.tree.map(np.add, losses, traced)
+        done += int(mask.sum())
+    assert losses is not None, "no samples"
+    return Measured(tensors, losses, done)
+
+
+def _double(value: Array) -> np.ndarray:
+    return np.asarray(value, np.float64)
+
+
+def _batches(
+    planned: Planned, inputs: Mapping[str, Any], samples: int, batch_size: int
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Batches of one size, the last one filled up, each with a mask of the samples that count, float32 [B]."""
+    graph = planned.model.graph
+    stacked = stack_inputs(inputs, {t: graph.types[t] for t in graph.inputs})
+    count = min(samples, len(next(iter(stacked.values()))))
+    size = min(batch_size, count)
+    for start in range(0, count, size):
+        places = np.arange(start, start + size)
+        batch = {t: v[np.minimum(places, count - 1)].reshape(size, *graph.shape(t)) for t, v in stacked.items()}
+        yield batch, (places < count).astype(np.float32)
+
+
+# Forwards: float, fixed, alone
+
+
+def _observer(
+    planned: Planned, registry: Mapping[str, OpDef]
+) -> Callable[[Values, np.ndarray], tuple[dict[str, TensorSums], dict[str, Array]]]:
+    """A compiled step: (batch, mask) -> sums by tensor, and the dequantized values of the integer run."""
+    program, constants = planned.program, planned.constants
+    cut, cut_constants = cut_program(program, constants)
+    formatted = tuple(t for t in program.tensor if t in planned.plan.formats)
+    made = tuple(t for i in program.instructions for t in i.outputs if t in program.tensor)
+    float_fn, float_params = lower_float(planned.model, taps=tuple(cut.inputs) + formatted, registry=registry)
+    fixed_fn, fixed_params = _emulated(program, constants, formatted)
+    alone_fn, alone_params = _emulated(cut, cut_constants, tuple(made_alone(t) for t in made))
+    inverses = {t: _along(constants[f"tensor:{t}"]["inverse"], program, t) for t in formatted}
+
+    def one(params: Any, inputs: Values) -> tuple[Values, Values, Values, Values]:
+        values = float_fn(params[0], inputs)
+        codes = fixed_fn(params[1], inputs)
+        alone = alone_fn(params[2], {t: values[t] for t in cut.inputs})
+        real = {t: codes[t].astype(jnp.float32) * inverses[t] for t in formatted}
+        own = {t: alone[made_alone(t)].astype(jnp.float32) * inverses[t] if t in made else real[t] for t in formatted}
+        return values, codes, real, own
+
+    def step(params: Any, inputs: Values, mask: Array) -> tuple[dict[str, TensorSums], Values]:
+        values, codes, real, own = jax.vmap(one, (None, 0))(params, inputs)
+        sums = {
+            t: _sums(values[t], codes[t], real[t], own[t], mask, program.tensor[t].bits, program.tensor[t].axis)
+            for t in formatted
+        }
+        return sums, real
+
+    compiled = jax.jit(step, compiler_options=compiler_options(jax.default_backend()))
+    params = jax.device_put((float_params, fixed_params, alone_params))
+    return lambda inputs, mask: compiled(params, inputs, mask)
+
+
+def _emulated(program: Program, constants: Constants, taps: tuple[str, ...]) -> tuple[Callable[..., Any], Any]:
+    methods = choose(program, bound_program(program, constants), jax.default_backend())
+    return lower_fixed(program, methods, taps=taps), prepare(program, constants)
+
+
+def _along(values: np.ndarray, program: Program, tensor: str) -> np.ndarray:
+    info = program.tensor[tensor]
+    return values.reshape([-1 if len(values) > 1 and i == info.axis else 1 for i in range(len(info.shape))])
+
+
+def _sums(value: Array, codes: Array, real: Array, own: Array, mask: Array, bits: int, axis: int | None) -> TensorSums:
+    """Of one tensor of a batch, [B, *shape]; masked samples count for nothing."""
+    weight = mask.reshape(-1, *(1,) * (value.ndim - 1))
+    low, high = data_limits(bits)
+
+    def total(x: Array) -> Array:
+        return jnp.sum(x.astype(jnp.float32) * weight)
+
+    def span(x: Array) -> Array:
+        # The first sample always counts and stands in for those that do not.
+        x = jnp.where(weight > 0, x, x[:1])
+        others = tuple(k for k in range(x.ndim) if axis is None or k != axis + 1)
+        return jnp.stack([jnp.min(x, others).reshape(-1), jnp.max(x, others).reshape(-1)])
+
+    return TensorSums(
+        signal=total(value**2), noise=total((real - value) ** 2), alone=total((own - value) ** 2),
+        low_codes=total(codes == low), high_codes=total(codes == high), count=total(jnp.ones_like(value)),
+        float_span=span(value), fixed_span=span(real),
+    )  # fmt: skip
+
+
+# Backwards: what every source adds to every output
+
+
+def _outputs(planned: Planned) -> tuple[str, ...]:
+    return tuple(t for t in planned.model.graph.outputs if t in planned.plan.formats)
+
+
+def _signs(planned: Planned, size: int, probes: int, seed: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Random vectors of signs, int8 [B, probes, *shape of an output] by output."""
+    rng = np.random.default_rng(seed)
+    shapes = {t: (size, probes, *planned.model.graph.shape(t)) for t in _outputs(planned)}
+    return {t: rng.integers(0, 2, shape, np.int8) * np.int8(2) - np.int8(1) for t, shape in shapes.items()}
+
+
+def _tracer(
+    planned: Planned, registry: Mapping[str, OpDef]
+) -> Callable[[Values, Values, Mapping[str, np.ndarray], np.ndarray], Gates]:
+    """A compiled step: (batch, held values, signs, mask) -> by switch the squared error at every output, [outputs].
+
+    The derivative of the outputs with respect to a switch, at the integer run, is what its source adds to them there.
+    A random vector of signs v gives (v . derivative)**2, whose mean is the sum of squares of the derivative; one pass
+    backwards gives it for every switch at once.
+    """
+    fn, params = lower_simulated(planned, registry=registry)
+    on = Gates.filled(planned, 1)
+    outputs = _outputs(planned)
+
+    def one(params: Any, inputs: Values, held: Values, signs: Values) -> Gates:
+        def run(gates: Gates) -> dict[str, Array]:
+            made = fn(params, gates, inputs, held)
+            return {t: made[t] for t in outputs}
+
+        made, pull = jax.vjp(run, on)
+
+        def squared(probe: tuple[Array, Values]) -> Gates:
+            place, signs = probe
+            chosen = {t: (signs[t] * (place == k)).astype(made[t].dtype) for k, t in enumerate(outputs)}
+            (slopes,) = pull(chosen)
+            return jax.tree.map(jnp.square, slopes)
+
+        count = len(signs[outputs[0]])
+        places = jnp.repeat(jnp.arange(len(outputs)), count)
+        every = {t: jnp.tile(v, (len(outputs), *(1,) * (v.ndim - 1))) for t, v in signs.items()}
+        squares = lax.map(squared, (places, every))
+        return jax.tree.map(lambda s: jnp.mean(s.reshape(len(outputs), count), 1), squares)
+
+    def step(params: Any, inputs: Values, held: Values, signs: Values, mask: Array) -> Gates:
+        losses = jax.vmap(one, (None, 0, 0, 0))(params, inputs, held, signs)
+        return jax.tree.map(lambda s: jnp.tensordot(mask, s, 1), losses)
+
+    compiled, params = jax.jit(step), jax.device_put(params)
+    return lambda inputs, held, signs, mask: compiled(params, inputs, held, signs, mask)

@@ -1,0 +1,169 @@
+"""Entries of a `quan_config` that would win back accuracy, and how much, predicted from an error budget."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from knerex_jax.diagnose.budget import ErrorBudget, Loss
+from knerex_jax.fixedpoint.qformat import data_limits
+from knerex_jax.program.primitives import Activate, MaxPool, Move
+from knerex_jax.quantize.planner import Planned
+from knerex_jax.targets import TARGETS
+
+LEAST_GAIN_DB = 0.1
+"""A smaller gain of the worst output is no suggestion."""
+
+_FOLLOWERS = (Move, MaxPool, Activate)
+"""Instructions that pass codes on: at 8 bits behind 15 they would only round later."""
+
+_WIDER = 2.0 ** (2 * (8 - 15 + 2))
+"""Noise power of rounding to 15 bits, two of them headroom, over that of 8 bits."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One change of a plan; it counts on those ranked before it.
+
+    Attributes:
+      entries: quan_config entries, selector -> values.
+      why: what it removes, in words.
+      gain_db: predicted gain of the worst output by this change.
+      cumulative_db: by this and all earlier ones.
+      snr_db: output -> predicted SNR with this and all earlier ones.
+    """
+
+    entries: Mapping[str, Mapping[str, Any]]
+    why: str
+    gain_db: float
+    cumulative_db: float
+    snr_db: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Entries, and the factors that they put on the losses of tensors: (clip, round and align)."""
+
+    entries: Mapping[str, Mapping[str, Any]]
+    factors: Mapping[str, tuple[float, float]]
+    why: str
+
+
+def merge_entries(suggestions: Iterable[Suggestion]) -> dict[str, dict[str, Any]]:
+    """One `quan_config` of several suggestions; of two values for the same key the later one wins."""
+    merged: dict[str, dict[str, Any]] = {}
+    for s in suggestions:
+        for selector, values in s.entries.items():
+            merged.setdefault(selector, {}).update(values)
+    return merged
+
+
+def suggest_overrides(budget: ErrorBudget, planned: Planned, *, count: int = 8) -> tuple[Suggestion, ...]:
+    """Ranks what would help most, each on top of the earlier ones.
+
+    Candidates are, for every tensor: 15 bits, where the platform has them; and a range that holds all values the budget
+    saw. Either takes along the tensors that only pass the same codes on. What quantized weights cost is left as it is:
+    no entry changes their width.
+
+    Args:
+      budget: of the plan.
+      planned: the plan.
+      count: at most that many.
+
+    Returns:
+      Suggestions, the best first, each with a gain of 0.1 dB or more at the worst output.
+    """
+    losses = {r.tensor: dict(r.losses) for r in budget.rows}
+    changes = _changes(budget, planned)
+    snr = dict(budget.snr_db)
+    found: list[Suggestion] = []
+    before = min(snr.values())
+    while len(found) < count and changes:
+        outcomes = [(_predicted(budget, _applied(losses, c)), c) for c in changes]
+        predicted, best = max(outcomes, key=lambda o: (min(o[0].values()), sum(o[0].values())))
+        gain = min(predicted.values()) - min(snr.values())
+        if not gain >= LEAST_GAIN_DB:
+            break
+        losses, snr = _applied(losses, best), predicted
+        changes.remove(best)
+        found.append(Suggestion(best.entries, best.why, gain, min(snr.values()) - before, snr))
+    return tuple(found)
+
+
+_Losses = Mapping[str, Mapping[str, Loss]]
+
+
+def _applied(losses: _Losses, change: _Change) -> dict[str, dict[str, Loss]]:
+    """Tensor -> output -> loss, after a change."""
+    changed = {t: dict(by_output) for t, by_output in losses.items()}
+    for t, (clip, step) in change.factors.items():
+        changed[t] = {
+            o: replace(loss, clip=loss.clip * clip, round=loss.round * step, align=loss.align * step)
+            for o, loss in losses[t].items()
+        }
+    return changed
+
+
+def _predicted(budget: ErrorBudget, losses: _Losses) -> dict[str, float]:
+    """Output -> SNR if its noise falls as the sum of the losses does."""
+    predicted = {}
+    for output, now in budget.snr_db.items():
+        left, total = sum(by_output[output].total for by_output in losses.values()), budget.total(output)
+        predicted[output] = now if not total else now + 10 * math.log10(total / left) if left else math.inf
+    return predicted
+
+
+def _changes(budget: ErrorBudget, planned: Planned) -> list[_Change]:
+    wider = 15 in TARGETS[budget.platform].data_bits
+    found = []
+    for row in budget.rows:
+        chain = _chain(planned, row.tensor)
+        if wider and row.bits == 8:
+            narrow = [t for t in chain if planned.plan.formats[t].bits == 8]
+            entries = {_selector(planned, t): {"bitwidth": 15} for t in narrow}
+            factors = dict.fromkeys(narrow, (0.0, _WIDER))
+            found.append(_change(planned, entries, factors, f"{row.tensor} in 15 bits"))
+        if any(loss.clip for loss in row.losses.values()):
+            ranges = {t: _range(budget, planned, t) for t in chain}
+            entries = {_selector(planned, t): entry for t, (entry, _) in ranges.items()}
+            factors = {t: (0.0, coarser) for t, (_, coarser) in ranges.items()}
+            found.append(_change(planned, entries, factors, f"{row.tensor} with the range of all its values"))
+    return found
+
+
+def _change(
+    planned: Planned,
+    entries: Mapping[str, Mapping[str, Any]],
+    factors: Mapping[str, tuple[float, float]],
+    why: str,
+) -> _Change:
+    """Without entries for rescales, which follow what they copy."""
+    return _Change({s: e for s, e in entries.items() if s not in planned.plan.rescales}, factors, why)
+
+
+def _chain(planned: Planned, tensor: str) -> tuple[str, ...]:
+    """A tensor and those that only pass its codes on, in order."""
+    chain = {tensor: None}
+    for i in planned.program.instructions:
+        passes = isinstance(i, _FOLLOWERS) or i.name in planned.plan.rescales
+        if passes and not chain.keys().isdisjoint(i.inputs):
+            chain[i.outputs[0]] = None
+    return tuple(chain)
+
+
+def _selector(planned: Planned, tensor: str) -> str:
+    """The node that makes a tensor; a model input is selected by its own name."""
+    node = planned.model.graph.producer.get(tensor)
+    return tensor if node is None else node.name
+
+
+def _range(budget: ErrorBudget, planned: Planned, tensor: str) -> tuple[dict[str, Any], float]:
+    """The entry for a range as it is but where values exceed it, and how much more noise its rounding then makes."""
+    f, (low, high) = planned.plan.formats[tensor], budget.spans[tensor]
+    held = data_limits(f.bits)[1] / f.factor
+    reach = np.maximum(held, np.maximum(-low, high))
+    coarser = float(np.mean((reach / held) ** 2))
+    ends = {"min": np.maximum(low, -reach), "max": reach}
+    return {k: v.tolist() if v.size > 1 else float(v[0]) for k, v in ends.items()}, coarser

@@ -1,0 +1,203 @@
+"""The stages of a run as functions: read, measure, ranges, widths, plan, refinements."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knerex_jax.calibrate import measured as calibrated
+from knerex_jax.calibrate import run as calibration
+from knerex_jax.calibrate.measured import Measured, RangeRule
+from knerex_jax.calibrate.ranges import Ranges
+from knerex_jax.calibrate.reading import Measurement
+from knerex_jax.data.sources import Source, open_source
+from knerex_jax.errors import ConfigError
+from knerex_jax.graph.ir import Model
+from knerex_jax.lowering.float import lower_float
+from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.constant import is_constant_operand
+from knerex_jax.ops.island import host_call
+from knerex_jax.ops.load import load_onnx
+from knerex_jax.ops.opdef import OpDef
+from knerex_jax.passes.pipeline import decompose_model
+from knerex_jax.quantize.config import PTQConfig
+from knerex_jax.quantize.mixing import mixed_request
+from knerex_jax.quantize.overrides import NO_OVERRIDES, resolve
+from knerex_jax.quantize.planner import Planned, plan_model
+from knerex_jax.quantize.solve import RangePolicy
+from knerex_jax.quantize.structure import analyse
+from knerex_jax.refine.mixed import Mixed, choose_widths
+
+Ops = Mapping[str, OpDef]
+"""Operator records by name: `REGISTRY`, or {**REGISTRY, "domain::MyOp": MY_OP}."""
+
+RANK_SAMPLES = 16
+"""Calibration samples on which mixbw measures sensitivity."""
+
+
+def decompose_onnx(path: str | Path, config: PTQConfig | None = None, *, ops: Ops = REGISTRY) -> Model:
+    """Reads an ONNX file and brings it into the operators that are quantized."""
+    shapes = None if config is None else config.input_shape
+    return decompose_model(load_onnx(path, input_shapes=shapes, ops=ops), ops)
+
+
+def open_calibration(data: Any, model: Model, config: PTQConfig) -> Source:
+    """Calibration data in any accepted form as a `Source` of samples for this model.
+
+    Raises:
+      ModelError: the data does not fit the model.
+      ConfigError: its form is not known, or its layout is ambiguous.
+    """
+    if isinstance(data, Source):
+        return data
+    types = {t: model.graph.types[t] for t in model.graph.inputs}
+    return open_source(data, types, layout=config.layout, preprocess=config.preprocess)
+
+
+def measure(
+    model: Model,
+    data: Any,
+    config: PTQConfig,
+    *,
+    also: Iterable[PTQConfig] = (),
+    progress: Callable[[int], None] | None = None,
+    ops: Ops = REGISTRY,
+) -> Measured:
+    """Reads the calibration data once for any number of range settings: counts of every tensor a plan needs.
+
+    Args:
+      model: decomposed and bound.
+      data: a `Source`, or anything `open_source` takes.
+      config: platform, range settings, batch size, threads.
+      also: further configs that `ranges_of` will be asked for; only their range settings are read.
+      progress: called with the number of samples read so far; starts again with every reading.
+      ops: operator records.
+
+    Returns:
+      What `ranges_of` turns into ranges, for any widths of the config's platform; it can be saved and merged.
+
+    Raises:
+      ModelError: the data does not fit the model, or holds NaN or infinity.
+      UnsupportedOpError: an operator has no integer rule and does not run on the host.
+    """
+    structure = analyse(model, config.target, ops)
+    for node in model.graph.nodes:  # what cannot be assembled later is better told now
+        if node.name in structure.islands or node.name in structure.plain:
+            host_call(node, model, ops)
+    observed = structure.observed
+    constants = [n.outputs[0] for n in model.graph.nodes if is_constant_operand(n, model)]
+    fn, params = lower_float(model, taps=observed, registry=ops)
+    measurement = Measurement(
+        fn, params, observed, model.graph.types, config.batch_size, config.data_analysis_threads, progress
+    )
+    return calibration.measure(
+        measurement, open_calibration(data, model, config), [_range_rule(c) for c in (config, *also)],
+        outputs=model.graph.outputs, constants=constants,
+    )  # fmt: skip
+
+
+def ranges_of(measured: Measured, config: PTQConfig) -> Ranges:
+    """The ranges that a config asks for.
+
+    A threshold that was not counted, because `measure` was not told of it, is an upper bound, with a hint.
+    """
+    return ranges_of_each(measured, [config])[0]
+
+
+def ranges_of_each(measured: Measured, configs: Iterable[PTQConfig]) -> list[Ranges]:
+    """`ranges_of` for many configs, which takes little longer than for one."""
+    return calibrated.ranges_of(measured, [_range_rule(c) for c in configs])
+
+
+def analyze(
+    model: Model,
+    data: Any,
+    config: PTQConfig,
+    *,
+    progress: Callable[[int], None] | None = None,
+    ops: Ops = REGISTRY,
+) -> Ranges:
+    """Measures the ranges of every tensor that a plan of this model on any of its platform's widths needs.
+
+    The same as `measure` and `ranges_of` for one config, and with the same arguments.
+    """
+    return ranges_of(measure(model, data, config, progress=progress, ops=ops), config)
+
+
+def mix_widths(
+    model: Model, ranges: Ranges, config: PTQConfig, samples: Mapping[str, np.ndarray], *, ops: Ops = REGISTRY
+) -> Mixed:
+    """The widths of single nodes by measured sensitivity, for a config with the mode mixbw.
+
+    Args:
+      model: decomposed.
+      ranges: of its tensors.
+      config: the ranked sides, flops_ratio.
+      samples: to measure on, name -> [N, ...] in place of the batch axis; the first `RANK_SAMPLES` are used.
+      ops: operator records.
+
+    Raises:
+      PlanError: no legal plan.
+      ConfigError: the model has no output of real numbers.
+    """
+    return choose_widths(
+        model, ranges, config.widths, config.target, {t: a[:RANK_SAMPLES] for t, a in samples.items()},
+        sides=config.ranked, budget=config.flops_ratio, policy=RangePolicy(guard_bits=config.guard), registry=ops,
+        batch_size=config.batch_size,
+    )  # fmt: skip
+
+
+def make_plan(
+    model: Model,
+    ranges: Ranges,
+    config: PTQConfig,
+    *,
+    base: Planned | None = None,
+    mixed: Mixed | None = None,
+    ops: Ops = REGISTRY,
+) -> Planned:
+    """Plans a decomposed model.
+
+    Args:
+      model: decomposed.
+      ranges: of its tensors.
+      config: platform, widths, overrides by node.
+      base: an earlier plan whose program and rescale slots are kept.
+      mixed: what `mix_widths` chose; a config with the mode mixbw needs it.
+      ops: operator records.
+
+    Raises:
+      PlanError: no legal plan.
+      ConfigError: mixbw without `mixed`, or an override that is malformed.
+    """
+    if config.ranked and mixed is None:
+        raise ConfigError(
+            "mixbw measures the sensitivity of nodes first", where="make_plan",
+            fix="use run_ptq, or pass mixed=mix_widths(model, ranges, config, samples)",
+        )  # fmt: skip
+    widths = config.widths if mixed is None else mixed.request
+    if config.mixes:
+        widths = mixed_request(model, analyse(model, config.target, ops), widths, ops, config.mixes)
+    notes = config.notes() if mixed is None else (*config.notes(), *mixed.notes)
+    slots = None if base is None else base.slots
+    policy = RangePolicy(guard_bits=config.guard)
+    overrides = NO_OVERRIDES
+    if config.quan_config:
+        overrides = resolve(config.quan_config, model, analyse(model, config.target, ops), config.target)
+    planned = plan_model(
+        model, ranges, widths, config.target, policy=policy, slots=slots, overrides=overrides, registry=ops
+    )
+    return replace(planned, plan=replace(planned.plan, notes=(*notes, *planned.plan.notes)))
+
+
+def _range_rule(config: PTQConfig) -> RangeRule:
+    return RangeRule(
+        method=config.datapath_range_method,
+        pct=config.data_analysis_pct,
+        pct_wide=config.wide_pct,
+        percentile=config.percentile,
+        outlier_factor=config.outlier_factor,
+        post_sigmoid=config.quantize_mode == "post_sigmoid",
+    )

@@ -1,0 +1,1 @@
+"""What improves a plan by running it: adjusted biases and other refinements."""

@@ -1,0 +1,203 @@
+"""Bias adjustment: the mean error of every accumulator moves into its bias. Section 7 of the contract."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from knerex_jax.errors import PlanError
+from knerex_jax.graph.ir import Model
+from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.build import ProgramView
+from knerex_jax.ops.opdef import OpDef
+from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.planner import Planned, refine_plan
+from knerex_jax.refine.bias_nodes import Integers, Weighted, integers_of, view_of, weighted_nodes, with_biases
+from knerex_jax.refine.bias_run import HELD_OUT_EVERY, Batch, Passes
+from knerex_jax.refine.bias_sums import Totals
+from knerex_jax.targets.spec import Target
+
+BiasMode = Literal["parallel", "sequential"]
+
+FEWEST_SAMPLES = 2 * HELD_OUT_EVERY
+"""With fewer samples none is held out, and every correction is kept."""
+
+_FIT, _HELD = (0,), (1,)
+
+
+@dataclass(frozen=True)
+class BiasRecord:
+    """What became of one node's correction. Errors are in real units, before a fused activation.
+
+    Attributes:
+      node: weighted node.
+      kept: whether its bias was changed.
+      delta: root mean square over channels of the correction, i.e. of the mean error of the fitted samples.
+      held_before: the same of the mean error of the held-out samples; None where none is held out.
+      held_after: what the correction leaves (or would leave) of it.
+      why: reason why it was not kept, else empty.
+    """
+
+    node: str
+    kept: bool
+    delta: float
+    held_before: float | None
+    held_after: float | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class BiasAdjusted:
+    """An adjusted plan.
+
+    Attributes:
+      planned: made again of the model with adjusted biases (`planned.refined`); formats unchanged.
+      records: one per weighted node that has a bias, in order.
+      samples: how many were fitted, how many held out.
+      spool_bytes: most bytes that were spilled to disk; 0 where one batch held all samples.
+    """
+
+    planned: Planned
+    records: tuple[BiasRecord, ...]
+    samples: tuple[int, int]
+    spool_bytes: int = 0
+
+
+def adjust_bias(
+    planned: Planned,
+    inputs: Batch | Iterable[Batch],
+    mode: BiasMode = "sequential",
+    *,
+    target: Target,
+    batch_size: int = 32,
+    registry: Mapping[str, OpDef] = REGISTRY,
+    progress: Callable[[int, int], None] | None = None,
+) -> BiasAdjusted:
+    """Adds the mean error of every accumulator to the bias of its node.
+
+    Every fourth sample is held out (none below 8 samples; the plan then carries a note). A node's correction is kept if
+    it lowers the error of the held-out samples. The result does not depend on the batch size.
+
+    Args:
+      planned: what is adjusted; the float values are those of `planned.model`, the biases those of `planned.refined`.
+      inputs: samples, name -> [N, ...] in place of the model's batch axis, or an iterable of such batches, the first of
+        which is the largest; read once.
+      mode: "parallel": each node sees its quantized float input. "sequential": each node sees what the corrected nodes
+        before it make; the same as correcting one node at a time and running everything again for the next.
+      target: platform of the plan.
+      batch_size: samples per step. Sequentially, what waits between two steps is spilled to disk where the samples
+        take several batches; its size is logged before.
+      registry: operator records.
+      progress: called with the nodes that are done, and all.
+
+    Raises:
+      ModelError: the samples do not fit the model.
+      ConfigError: the disk has no room for what has to be spilled.
+    """
+    view = view_of(planned, planned.refined, target, registry)
+    weighted = weighted_nodes(planned, view)
+    if not weighted:
+        return BiasAdjusted(planned, (), (0, 0))
+    passes = Passes(planned.program, planned.constants, planned.model, weighted, registry)
+    adjustment = Adjustment(view, len(weighted), progress)
+    spilled = 0
+    if mode == "sequential":
+        spilled = passes.sequential(inputs, batch_size, adjustment.decide)
+    else:
+        totals = passes.parallel(inputs, batch_size)
+        for node in weighted:
+            adjustment.decide(node, totals[node.name])
+    made = refine_plan(planned, adjustment.model(planned.refined), target, registry)
+    made = replace(made, plan=replace(made.plan, notes=(*made.plan.notes, *adjustment.notes)))
+    return BiasAdjusted(made, tuple(adjustment.records), adjustment.samples, spilled)
+
+
+@dataclass
+class Adjustment:
+    """The decisions of one run, node after node.
+
+    Attributes:
+      view: the model whose biases are adjusted, under its plan.
+      nodes: how many there will be.
+      progress: called with the nodes that are done, and all.
+      biases: node -> adjusted bias, float32 [O], of the nodes whose correction is kept.
+      records: one per node so far.
+      samples: how many were fitted, how many held out.
+    """
+
+    view: ProgramView
+    nodes: int
+    progress: Callable[[int, int], None] | None
+    biases: dict[str, np.ndarray] = field(default_factory=dict)
+    records: list[BiasRecord] = field(default_factory=list)
+    samples: tuple[int, int] = (0, 0)
+
+    def decide(self, node: Weighted, totals: Totals) -> Integers | None:
+        """The node's new integers if its correction is kept; notes the outcome."""
+        fitted, held = (int(n) for n in totals.samples)
+        judged = fitted + held >= FEWEST_SAMPLES
+        self.samples = (fitted, held) if judged else (fitted + held, 0)
+        (record, delta), integers = _judge(node, totals, judged), None
+        if record.kept:
+            bias = np.float32(node.bias.astype(np.float64) + delta)
+            adjusted = replace(self.view, model=with_biases(self.view.model, {node.name: bias}))
+            try:
+                _, integers = integers_of(adjusted, node.name)
+                self.biases[node.name] = bias
+            except PlanError as error:
+                record = replace(record, kept=False, why=str(error).splitlines()[0])
+        self.records.append(record)
+        if self.progress is not None:
+            self.progress(len(self.records), self.nodes)
+        return integers
+
+    def model(self, model: Model) -> Model:
+        """The model with all biases that were kept."""
+        return with_biases(model, self.biases)
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """Which requests were not met."""
+        found = []
+        if self.samples[1] == 0:
+            found.append(
+                Note(
+                    "bias adjustment",
+                    "corrections judged on held-out samples",
+                    "every correction kept",
+                    f"{self.samples[0]} samples are fewer than {FEWEST_SAMPLES}: none can be held out",
+                )  # fmt: skip
+            )
+        refused = [r for r in self.records if r.why]
+        if refused:
+            found.append(
+                Note(
+                    f"bias of {', '.join(r.node for r in refused)}",
+                    "adjusted",
+                    "left as it was",
+                    "; ".join(dict.fromkeys(r.why for r in refused)),
+                )  # fmt: skip
+            )
+        return tuple(found)
+
+
+def _judge(node: Weighted, totals: Totals, judged: bool) -> tuple[BiasRecord, np.ndarray]:
+    """The correction by the fitted samples' mean error, float64 [O], and whether it helps the held-out ones.
+
+    The mean squared error of p on held-out samples changes by sum_c (delta_c**2 - 2 delta_c mean_c).
+    """
+    if not totals.exact:
+        why = f"float values up to {totals.peak:.3g} cannot be summed exactly"
+        return BiasRecord(node.name, False, 0.0, None, None, why), np.zeros(len(node.bias))
+    delta = totals.mean_error(_FIT if judged else _FIT + _HELD, node.unit)
+    if not judged:
+        return BiasRecord(node.name, True, _rms(delta), None, None), delta
+    mean = totals.mean_error(_HELD, node.unit)
+    worse = not (delta**2 - 2 * delta * mean).sum() < 0
+    why = "the error of held-out samples does not shrink" if worse else ""
+    return BiasRecord(node.name, not worse, _rms(delta), _rms(mean), _rms(mean - delta), why), delta
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))

@@ -1,0 +1,61 @@
+"""How good plans of one program are: the noise of their integers at the outputs of the model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from knerex_jax.emulator.prepare import prepare
+from knerex_jax.emulator.run import Emulator, dequantize
+from knerex_jax.program.bounds import bound_program
+from knerex_jax.quantize.planner import Planned
+
+
+@dataclass(frozen=True)
+class NoiseMeter:
+    """Runs plans on the same samples; compiles again only where a plan needs another program or other methods.
+
+    Attributes:
+      inputs: name -> [N, ...] in place of the model's batch axis.
+      reference: output -> [N, ...], what the float model makes of them; real outputs only.
+      batch_size: samples per compiled step.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    reference: Mapping[str, np.ndarray]
+    batch_size: int = 16
+    _emulators: list[Emulator] = field(default_factory=list, repr=False, compare=False)
+
+    def prepare_for(self, plans: Sequence[Planned]) -> None:
+        """Compiles one emulator for plans of one program."""
+        self._emulators.append(Emulator.of(plans[0].program, *(p.constants for p in plans)))
+
+    def by_output(self, planned: Planned) -> dict[str, float]:
+        """Energy of the error over energy of the signal (1 / SNR) of every real output."""
+        emulator = self._emulator(planned)
+        params: Any = jax.device_put(prepare(planned.program, planned.constants))
+        codes = emulator.codes(params, self.inputs, batch_size=self.batch_size)
+        return {t: self._share(t, dequantize(planned.program, planned.constants, t, codes[t])) for t in self.reference}
+
+    def __call__(self, planned: Planned) -> float:
+        """The mean of `by_output`."""
+        return float(np.mean(list(self.by_output(planned).values())))
+
+    def part(self, chosen: np.ndarray) -> "NoiseMeter":
+        """The same emulators on some of the samples (bool [N])."""
+        inputs, reference = ({t: v[chosen] for t, v in a.items()} for a in (self.inputs, self.reference))
+        return NoiseMeter(inputs, reference, self.batch_size, self._emulators)
+
+    def _emulator(self, planned: Planned) -> Emulator:
+        bounds = bound_program(planned.program, planned.constants)
+        for emulator in self._emulators:
+            if emulator.program == planned.program and emulator.covers(bounds):
+                return emulator
+        self._emulators.append(Emulator(planned.program, bounds))
+        return self._emulators[-1]
+
+    def _share(self, output: str, made: np.ndarray) -> float:
+        expected = self.reference[output].astype(np.float64)
+        return float(((made - expected) ** 2).sum() / max(float((expected**2).sum()), np.finfo(np.float64).tiny))

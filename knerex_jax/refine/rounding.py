@@ -1,0 +1,243 @@
+"""Weight rounding learned from data: every node's codes chosen so that its outputs come close to the float model's."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from knerex_jax.errors import ConfigError
+from knerex_jax.graph.ir import Node
+from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.bind import op_of
+from knerex_jax.ops.build import ActSpec
+from knerex_jax.ops.opdef import OpDef
+from knerex_jax.program.primitives import Mac, Primitive
+from knerex_jax.quantize.planner import Planned, refine_plan
+from knerex_jax.refine.clip import clip_weights
+from knerex_jax.refine.grid import WeightGrid, grid_weights, mac_instructions, weight_grid, with_weights
+from knerex_jax.refine.lattice import round_lattice
+from knerex_jax.refine.rows import float_values, sample_places, weight_rows
+from knerex_jax.refine.walk import Codes, Integers, walk
+from knerex_jax.targets.spec import Target
+
+_HELD_OUT = 4
+"""Every fourth sample judges what the others taught."""
+
+_DAMPINGS = (0.003, 0.03, 0.3)
+"""How strongly codes are held near the exact weights, as shares of the mean square of what they meet."""
+
+
+_CLIPPED_BITS = 4
+"""Codes this narrow are worth clipping weights for."""
+
+
+@dataclass(frozen=True)
+class RoundingRecord:
+    """What became of one node.
+
+    Attributes:
+      node: its name.
+      before: mean squared error of its output on held-out samples with nearest rounding, relative to its mean square.
+      after: the same with the learned codes.
+      moved: share of its weights whose learned code is not the nearest.
+      clipped: whether the learned codes belong to clipped weights, of a finer step.
+      kept: whether the learned codes were kept; they are where they lower the held-out error.
+    """
+
+    node: str
+    before: float
+    after: float
+    moved: float
+    clipped: bool
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A plan with learned weight codes, and a record of every node that was tried, in execution order."""
+
+    planned: Planned
+    records: tuple[RoundingRecord, ...]
+
+
+def learn_rounding(
+    planned: Planned,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    target: Target,
+    registry: Mapping[str, OpDef] = REGISTRY,
+    batch_size: int = 8,
+    steps: int = 4,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Rounded:
+    """Chooses the weight codes of every weighted node, first to last, each behind the codes chosen before it.
+
+    A node's outputs at random places are compared with the float model's; its inputs are the codes that the rounded
+    nodes before it give, so their errors are corrected, too. Each output is an integer least squares problem in the
+    codes of its weights (`round_lattice`), the weights of 4 bits also with their largest clipped; how closely to follow
+    the samples is decided by those held out, and so is whether the result is kept.
+
+    Args:
+      planned: what was planned; its exact weights are those of `planned.refined`.
+      inputs: calibration samples, name -> [N, ...] in place of the batch axis; every fourth is held out.
+      target: platform.
+      registry: operator records.
+      batch_size: samples per compiled step of the float model.
+      steps: rounds of coordinate descent behind the first solution.
+      seed: of the places.
+      progress: called with (nodes done, nodes).
+
+    Raises:
+      ConfigError: fewer than four samples.
+      PlanError: a shift is out of range; names the node.
+    """
+    count = len(next(iter(inputs.values())))
+    if count < _HELD_OUT:
+        fix = f"give at least {_HELD_OUT}, better 100"
+        raise ConfigError(f"{count} samples cannot be split", where="learned weight rounding", fix=fix)
+    rng, program, graph = np.random.default_rng(seed), planned.program, planned.model.graph
+    macs = {m.name: m for m in mac_instructions(planned) if m.kind != "diagonal"}
+    narrow = any(m.weight_bits <= _CLIPPED_BITS for m in macs.values())
+    clipped = clip_weights(planned, target, registry) if narrow else planned
+    places = {
+        m.name: sample_places(m, program, weight_grid(planned, m, registry).exact[0].size, count, rng)
+        for m in macs.values()
+    }
+    wanted = {name: (graph.node[name].outputs[0], _axis(m), places[name]) for name, m in macs.items()}
+    targets = float_values(planned.model, wanted, inputs, batch_size, registry)
+    records: list[RoundingRecord] = []
+    models = [planned.refined]
+
+    def choice(i: Primitive, operands: Codes) -> Integers:
+        if not isinstance(i, Mac) or i.name not in macs:
+            return planned.constants[i.name]
+        plans = (planned, clipped) if i.weight_bits <= _CLIPPED_BITS else (planned,)
+        trials = [_Trial(weight_grid(p, i, registry), p.constants[i.name]) for p in plans]
+        shapes = program.shapes[i.inputs[0]], program.shapes[i.output]
+        rows = weight_rows(i, trials[0].grid.form, operands[i.inputs[0]], shapes, places[i.name])
+        held_out = np.repeat(np.arange(count), places[i.name].shape[1]) % _HELD_OUT == _HELD_OUT - 1
+        act = fused_activation(planned, i, registry)
+        problem = _Problem(act, rows, targets.pop(i.name), held_out)
+        best, codes, record = _learn(i.name, trials, problem, steps)
+        records.append(record)
+        if progress is not None:
+            progress(len(records), len(macs))
+        if not record.kept:
+            return trials[0].integers
+        weight = best.grid.form.restore(grid_weights(best.grid, codes))
+        models[:] = [with_weights(models[0], i.name, weight, registry)]
+        made = best.grid.form.restore(codes) if i.kind == "conv_transpose" else codes
+        return {**best.integers, "weight": made.astype(best.integers["weight"].dtype)}
+
+    for _ in walk(program, planned.constants, inputs, choice):
+        pass
+    return Rounded(refine_plan(planned, models[0], target, registry), tuple(records))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A grid that the weights of a node may lie on, and the node's integers there, of nearest rounding."""
+
+    grid: WeightGrid
+    integers: Integers
+
+    @property
+    def bias(self) -> np.ndarray:
+        """In units of the sums of products, float64 [O]."""
+        return np.ldexp(self.integers["bias"].astype(np.float64), self.integers["n1"])
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What a node should give.
+
+    Attributes:
+      act: its fused activation.
+      rows: float32 [G, R, F], the codes that its weights meet.
+      targets: float32 [R, O], what the float model gives before the activation.
+      held_out: bool [R], rows that judge.
+    """
+
+    act: ActSpec
+    rows: np.ndarray
+    targets: np.ndarray
+    held_out: np.ndarray
+
+    def error(self, trial: _Trial, codes: np.ndarray) -> float:
+        """Mean squared error behind the activation on held-out rows, relative to the mean square there."""
+        made = self.rows[:, self.held_out] @ codes.astype(np.float32).swapaxes(1, 2)
+        sums = np.moveaxis(made, 0, 1).reshape(made.shape[1], -1)
+        real = apply_activation(self.act, (sums + trial.bias) / trial.grid.accumulator)
+        reference = apply_activation(self.act, self.targets[self.held_out])
+        return float(np.mean((real - reference) ** 2) / max(float(np.mean(reference**2)), 1e-30))
+
+    def normal_equations(self, trial: _Trial, exact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean products of the rows with themselves [G, F, F], and with what exact codes miss of the sums [G, F, O]."""
+        sums = (self.targets * trial.grid.accumulator - trial.bias).astype(np.float32)[~self.held_out]
+        wanted = np.moveaxis(sums.reshape(len(sums), len(self.rows), -1), 1, 0)
+        rows = self.rows[:, ~self.held_out]
+        across, count = rows.swapaxes(1, 2), rows.shape[1]
+        missing = wanted - rows @ exact.astype(np.float32).swapaxes(1, 2)
+        return (across @ rows).astype(np.float64) / count, (across @ missing).astype(np.float64) / count
+
+
+def _learn(
+    name: str, trials: Sequence[_Trial], problem: _Problem, steps: int
+) -> tuple[_Trial, np.ndarray, RoundingRecord]:
+    """The best grid, codes [O, J, *kernel] on it, and what they bring."""
+    groups = len(problem.rows)
+    before = problem.error(trials[0], _grouped(trials[0].grid.codes, groups))
+    found = []
+    for trial in trials:
+        for codes in _solutions(trial, problem, steps):
+            found.append((problem.error(trial, codes), trial, codes))
+    after, best, codes = min(found, key=lambda f: f[0])
+    codes = codes.reshape(best.grid.codes.shape).astype(np.int32)
+    moved = float((codes != best.grid.codes).mean())
+    record = RoundingRecord(name, before, after, moved, best is not trials[0], after < before)
+    return best, codes, record
+
+
+def _solutions(trial: _Trial, problem: _Problem, steps: int) -> Iterator[np.ndarray]:
+    """Codes [G, O / G, F] that follow the samples more or less closely."""
+    grid, groups = trial.grid, len(problem.rows)
+    exact, nearest, held = (_grouped(a, groups) for a in (grid.exact, grid.codes, grid.held))
+    gram, slope = problem.normal_equations(trial, exact)
+    power = np.diagonal(gram, axis1=1, axis2=2).mean(axis=1)[:, None, None] * np.eye(gram.shape[1])
+    for damping in _DAMPINGS:
+        damped = gram + damping * power + 1e-6 * np.eye(gram.shape[1])
+        wanted = exact + np.linalg.solve(damped, slope).swapaxes(1, 2)
+        yield round_lattice(wanted, damped, grid.limit.reshape(groups, -1, 1), held, nearest, steps)
+
+
+def _axis(mac: Mac) -> int:
+    assert mac.axis is not None, f"{mac.name} has no output channels"
+    return mac.axis
+
+
+def fused_activation(planned: Planned, mac: Mac, registry: Mapping[str, OpDef] = REGISTRY) -> ActSpec:
+    """The activation inside a weighted node."""
+    if len(mac.nodes) == 1:
+        return ActSpec("none")
+    node: Node = planned.model.graph.node[mac.nodes[1]]
+    rule = op_of(node, registry).activation
+    assert rule is not None
+    return rule(node, planned.model)
+
+
+def apply_activation(act: ActSpec, z: np.ndarray) -> np.ndarray:
+    """A fused activation in float, on [..., C]."""
+    if act.kind == "relu":
+        return np.maximum(z, 0)
+    if act.kind == "clip":
+        return np.clip(z, act.low, act.high)
+    if act.kind == "leaky":
+        assert act.slope is not None
+        return np.where(z < 0, z * act.slope.astype(z.dtype), z)
+    return z * np.clip(z + 3, 0, 6) / 6 if act.kind == "hard_swish" else z
+
+
+def _grouped(weights: np.ndarray, groups: int) -> np.ndarray:
+    """[O, J, *kernel] -> [G, O / G, F]."""
+    return weights.reshape(groups, len(weights) // groups, -1)

@@ -1,0 +1,167 @@
+"""What widths cost at the outputs of the model, measured with the integers of real plans on one compiled emulator."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from knerex_jax.data.sources import stack_inputs
+from knerex_jax.emulator.fixed import lower_fixed
+from knerex_jax.emulator.methods import Methods, choose
+from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.wide import embed, widen
+from knerex_jax.errors import ConfigError
+from knerex_jax.graph.ir import Model
+from knerex_jax.lowering.float import lower_float
+from knerex_jax.ops.opdef import OpDef
+from knerex_jax.program.bounds import bound_program, join
+from knerex_jax.program.program import Constants, Program
+from knerex_jax.quantize.planner import Planned
+
+Fixed = tuple[Program, Constants]
+"""A program and its integers."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Samples, and what the float model makes of them.
+
+    Attributes:
+      inputs: name -> [N, *shape], the model's batch axis of 1 included.
+      outputs: name -> float64 [N, *shape], of the outputs that are real numbers.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+
+def run_float(model: Model, inputs: Mapping[str, Any], registry: Mapping[str, OpDef], batch_size: int) -> Reference:
+    """Runs the float model.
+
+    Args:
+      model: decomposed.
+      inputs: name -> [N, ...] in place of the batch axis.
+      registry: operator records.
+      batch_size: samples per compiled step.
+
+    Raises:
+      ModelError: the inputs do not fit the model.
+      ConfigError: no output is a real number, so there is nothing to measure.
+    """
+    types = {t: model.graph.types[t] for t in model.graph.inputs}
+    held = {t: a.reshape(-1, *types[t].shape) for t, a in stack_inputs(inputs, types).items()}
+    fn, params = lower_float(model, registry=registry)
+    step = jax.jit(jax.vmap(fn, (None, 0)))
+    parts = [step(params, batch) for batch in _batches(held, batch_size)]
+    real = [t for t in model.graph.outputs if t not in model.exact]
+    if not real:
+        fix = "cut what makes integers of the output (ArgMax, TopK) off the model"
+        raise ConfigError("sensitivity needs an output of real numbers", where=model.graph.name, fix=fix)
+    count = len(next(iter(held.values())))
+    outputs = {t: np.concatenate([np.asarray(p[t], np.float64) for p in parts])[:count] for t in real}
+    return Reference(held, outputs)
+
+
+def _batches(arrays: Mapping[str, np.ndarray], size: int) -> Iterable[dict[str, np.ndarray]]:
+    """Batches of one size; the last one is filled up with its last sample."""
+    count = len(next(iter(arrays.values())))
+    size = min(size, count)
+    for start in range(0, count, size):
+        places = np.minimum(np.arange(start, start + size), count - 1)
+        yield {t: a[places] for t, a in arrays.items()}
+
+
+@dataclass(frozen=True)
+class WideEmulator:
+    """Plans that differ in widths, on one compiled program.
+
+    Attributes:
+      program: the widened form of theirs.
+      methods: for the joined bounds of all of them.
+      plans_at_once: how many run side by side; it changes speed alone.
+    """
+
+    program: Program
+    methods: Methods
+    plans_at_once: int = 1
+
+    @classmethod
+    def of(cls, plans: Iterable[Fixed], plans_at_once: int = 1) -> "WideEmulator":
+        """The emulator for plans of one widened program."""
+        held = list(plans)
+        program, bounds = widen(held[0][0]), join([bound_program(*p) for p in held])
+        return cls(program, choose(program, bounds, jax.default_backend()), plans_at_once)
+
+    @cached_property
+    def _step(self) -> Callable[..., Any]:
+        fn = over_samples(lower_fixed(self.program, self.methods), samples_at_once(self.program))
+        return jax.jit(jax.vmap(fn, (0, None)), compiler_options=compiler_options(jax.default_backend()))
+
+    def run(
+        self, plans: Sequence[Fixed], inputs: Mapping[str, np.ndarray], *, batch_size: int = 16
+    ) -> Iterable[list[dict[str, np.ndarray]]]:
+        """Output codes, plan by plan and batch by batch.
+
+        Args:
+          plans: whose bounds `of` has seen.
+          inputs: name -> [N, *shape].
+          batch_size: samples per compiled step.
+
+        Yields:
+          For every plan a list of batches, name -> codes int16 [batch, *shape]; the last batch may be filled up.
+        """
+        k = self.plans_at_once
+        for start in range(0, len(plans), k):
+            chunk = [plans[min(start + j, len(plans) - 1)] for j in range(k)]
+            params = jax.tree.map(lambda *leaves: np.stack(leaves), *(embed(*p) for p in chunk))
+            params = jax.device_put(params)
+            made = [jax.tree.map(np.asarray, self._step(params, batch)) for batch in _batches(inputs, batch_size)]
+            for j in range(min(k, len(plans) - start)):
+                yield [{t: codes[j] for t, codes in batch.items()} for batch in made]
+
+
+def output_noise(
+    plans: Sequence[Fixed], reference: Reference, *, batch_size: int = 16, plans_at_once: int = 1
+) -> np.ndarray:
+    """Noise of every plan at the outputs of the model, relative to the float model: float64 [plans].
+
+    Energy of the error over energy of the signal, pooled over the samples, and its mean over the outputs: 1 / SNR.
+    Plans of equal widened form share one compilation.
+    """
+    noise = np.zeros(len(plans))
+    forms: dict[Program, list[int]] = {}
+    for k, (program, _) in enumerate(plans):
+        forms.setdefault(widen(program), []).append(k)
+    for places in forms.values():
+        chosen = [plans[k] for k in places]
+        emulator = WideEmulator.of(chosen, plans_at_once)
+        runs = emulator.run(chosen, reference.inputs, batch_size=batch_size)
+        for k, (_, constants), batches in zip(places, chosen, runs, strict=True):
+            noise[k] = np.mean([_relative(t, want, constants, batches) for t, want in reference.outputs.items()])
+    return noise
+
+
+def _relative(tensor: str, want: np.ndarray, constants: Constants, batches: list[dict[str, np.ndarray]]) -> float:
+    inverse = float(constants[f"tensor:{tensor}"]["inverse"][0])
+    got = np.concatenate([b[tensor] for b in batches])[: len(want)].astype(np.float64) * inverse
+    signal = float(np.sum(want**2))
+    error = float(np.sum((got - want) ** 2))
+    return error / signal if signal else float(error > 0)
+
+
+def lean(planned: Planned, base: Planned | None = None) -> Fixed:
+    """A plan's program and integers; arrays that equal the base's are the base's, so that many plans fit in memory."""
+    if base is None:
+        return planned.program, planned.constants
+    shared = {}
+    for name, made in planned.constants.items():
+        known = base.constants.get(name, {})
+        shared[name] = {k: known[k] if k in known and _same(v, known[k]) else v for k, v in made.items()}
+    return planned.program, shared
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a, b)

@@ -1,0 +1,21 @@
+"""The exact ranges that other tests plan with."""
+
+import numpy as np
+from helpers import Net, samples
+from planning import exact_ranges, float_values
+
+
+def test_ranges_of_a_tensor_without_a_batch_axis_see_every_entry():
+    """The rows of a matrix [4, 6] that a Reshape makes, with the largest values in the last one."""
+    net = Net({"x": (1, 4, 6)})
+    rows = net.add("Reshape", "x", shape=(4, 6))
+    model = net.model(net.add("Relu", rows))
+    inputs = samples(model, 3)
+    inputs["x"][:, 3] *= 100
+    found = exact_ranges(model, inputs, "720").tensors
+    expected = np.maximum(inputs["x"], 0)
+    (y,) = model.graph.outputs
+    assert np.array_equal(float_values(model, inputs, (y,))[y], expected)
+    assert found[y].narrow.layer_max == expected.max()
+    own = found[y].narrow.channel_max
+    assert np.array_equal(own, expected.max(axis=(0, 2)) if found[y].axis == 0 else [expected.max()])
