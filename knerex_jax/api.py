@@ -21,6 +21,7 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.flow import Ops, analyze, make_plan, mix_widths, open_calibration
+from knerex_jax.graph.ir import Model
 from knerex_jax.graph.read import declared_shapes
 from knerex_jax.improve import HELD_OUT_EVERY, choose_ranges, refine
 from knerex_jax.metrics import snr_db
@@ -29,7 +30,7 @@ from knerex_jax.ops.load import load_onnx
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.config import PTQConfig, make_config
-from knerex_jax.quantize.plan import QuantPlan
+from knerex_jax.quantize.plan import Note, QuantPlan
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.mixed import write_candidates
 from knerex_jax.runtime import DataType, FixedModel, FloatModel
@@ -108,6 +109,7 @@ def run_ptq(
     with clock("plan"):
         mixed = mix_widths(decomposed, ranges, config, samples, ops=ops) if config.ranked else None
         planned = make_plan(decomposed, ranges, config, mixed=mixed, ops=ops)
+        planned = replace(planned, plan=replace(planned.plan, notes=(*_qdq(origin, decomposed), *planned.plan.notes)))
     with clock("refine"):
         planned, records = refine(planned, samples, config, ops=ops, progress=progress)
         learned |= records
@@ -190,6 +192,15 @@ class _Clock:
         started = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 3)
+
+
+def _qdq(origin: Model, decomposed: Model) -> tuple[Note, ...]:
+    """What became of the quantizers of a model that was quantized before."""
+    before, after = (sum(n.op_type == "QuantizeLinear" for n in m.graph.nodes) for m in (origin, decomposed))
+    if before == after:
+        return ()
+    asked = f"{before - after} pairs of QuantizeLinear and DequantizeLinear"
+    return (Note("model", asked, "their limits as Clip", "formats are chosen anew from the calibration data"),)
 
 
 def _required(config: PTQConfig) -> Path:

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from knerex_jax.refine.sensitivity import Reference, lean, output_noise, run_flo
 
 INT8, INT16 = WidthRequest(), WidthRequest(15, 15, 15, 15)
 LIGHT = WidthRequest(8, 8, 15, 15, cpu=15)  # boundary and CPU at 16 bits, as the maker advises for mixed widths
-MIXED_GUARD = kx.PTQConfig(datapath_bitwidth_mode="mixbw", weight_bitwidth_mode="mixbw").guard
 PAIRS: dict[str, tuple[Side, ...]] = {
     "(int16, mixbw)": ("weight",),
     "(mixbw, int16)": ("data",),
@@ -82,12 +81,14 @@ class Subject:
         policy = RangePolicy(guard_bits=guard)
         return plan_model(self.model, self.ranges, request, self.config.target, policy=policy, slots=slots)
 
-    def snr_db(self, request: WidthRequest, guard: int) -> float:
-        """On the evaluation samples, of the plan that a user would get."""
-        made = self.plan(request, guard)
-        wide = replace(request, model_in=15, cpu=15)
-        if request == wide:
-            return to_db(output_noise([lean(made)], self.evaluation, batch_size=self.args.batch)[0])
+    def snr_db(self, asked: list[tuple[WidthRequest, int]]) -> list[float]:
+        """On the evaluation samples, of the plans that a user would get; inputs and the CPU have 16 bits."""
+        plans = [lean(self.plan(*a)) for a in asked]
+        return [to_db(n) for n in output_noise(plans, self.evaluation, batch_size=self.args.batch)]
+
+    def int8_db(self) -> float:
+        """The same of plain int8, whose inputs have 8 bits, too."""
+        made = self.plan(INT8, 2)
         fixed = kx.FixedModel(Bie(made.program, made.constants, made.plan, {}))
         got = fixed.run({t: a[:, 0] for t, a in self.evaluation.inputs.items()}, batch_size=self.args.batch)
         noise = [
@@ -107,6 +108,12 @@ def share_at_16(subject: Subject, request: WidthRequest) -> tuple[float, float]:
     return data / sum(costs.values()), weights / sum(costs.values())
 
 
+def guard_of(sides: tuple[Side, ...], mode: str) -> int:
+    """The default of guard_bits where this mode is asked for on these sides, and int16 on the other."""
+    modes = {"datapath_bitwidth_mode": "data", "weight_bitwidth_mode": "weight"}
+    return kx.PTQConfig(**{o: mode if side in sides else "int16" for o, side in modes.items()}).guard
+
+
 def reverse_request(subject: Subject, sides: tuple[Side, ...], samples: Reference) -> WidthRequest:
     """The choice by the other measurement: one side of one unit at 16 bits, everything that is ranked at 8."""
     config, model = subject.config, subject.model
@@ -116,13 +123,14 @@ def reverse_request(subject: Subject, sides: tuple[Side, ...], samples: Referenc
     for unit in free:
         for side in unit.sides:
             low = unit.narrow(low, side)
-    base = subject.plan(low, MIXED_GUARD)
+    guard = guard_of(sides, "mixbw")
+    base = subject.plan(low, guard)
     raised = []
     for unit in free:
         asked = low
         for side in unit.sides:
             asked = unit.narrow(asked, side, 15)
-        raised.append(lean(subject.plan(asked, MIXED_GUARD, base.slots), base))
+        raised.append(lean(subject.plan(asked, guard, base.slots), base))
     noise = output_noise([lean(base), *raised], samples, batch_size=subject.args.batch)
     costs = mac_nodes(model, subject.structure)
     prices = {u.name: float(sum(costs[n] for n in u.nodes)) for u in units}
@@ -140,35 +148,39 @@ def reverse_request(subject: Subject, sides: tuple[Side, ...], samples: Referenc
 def requests(subject: Subject) -> Iterator[tuple[str, WidthRequest, int, float, float | None]]:
     """Mode, its widths, its guard_bits, seconds to choose them, predicted SNR."""
     args, few = subject.args, first(subject.calibration, subject.args.rank)
-    for mode, base, guard in (("mix light", LIGHT, 2), ("mix balance", INT16, MIXED_GUARD)):
+    for mode, base in (("mix light", LIGHT), ("mix balance", INT16)):
         for sides in (("data", "weight"), ("data",), ("weight",)):
             mixes = dict.fromkeys(sides, mode)
+            guard = guard_of(sides, mode) if base is INT16 else guard_of(("data", "weight"), mode)
             request = mixed_request(subject.model, subject.structure, base, REGISTRY, mixes)
             yield f"{mode}, {' and '.join(sides)}", request, guard, 0.0, None
     for pair, sides in list(PAIRS.items())[: args.pairs]:
-        started = time.perf_counter()
+        started, guard = time.perf_counter(), guard_of(sides, "mixbw")
         mixed = choose_widths(
             subject.model, subject.ranges, INT16, subject.config.target, few, sides=sides, budget=args.ratio,
-            policy=RangePolicy(guard_bits=MIXED_GUARD), batch_size=args.batch,
+            policy=RangePolicy(guard_bits=guard), batch_size=args.batch,
         )  # fmt: skip
-        yield f"mixbw {pair}", mixed.request, MIXED_GUARD, time.perf_counter() - started, mixed.predicted_snr
+        yield f"mixbw {pair}", mixed.request, guard, time.perf_counter() - started, mixed.predicted_snr
         if args.reverse:
             started = time.perf_counter()
             request = reverse_request(subject, sides, subject.reference(few))
-            yield f"reverse {pair}", request, MIXED_GUARD, time.perf_counter() - started, None
+            yield f"reverse {pair}", request, guard, time.perf_counter() - started, None
 
 
 def measure(subject: Subject) -> Iterator[dict[str, Any]]:
     """One row per mode; `recovered` is the fraction of the way from int8 to int16, in dB."""
-    low, high = subject.snr_db(INT8, 2), subject.snr_db(INT16, 4)
+    found = list(requests(subject))
+    low = subject.int8_db()
+    high, *reached = subject.snr_db([(INT16, 4), *((request, guard) for _, request, guard, _, _ in found)])
     yield {"model": subject.name, "mode": "int8", "snr_db": low}
-    yield {"model": subject.name, "mode": "int16", "snr_db": high}
-    for mode, request, guard, seconds, predicted in requests(subject):
-        snr, shares = subject.snr_db(request, guard), share_at_16(subject, request)
+    for (mode, request, guard, seconds, predicted), snr in zip(found, reached, strict=True):
+        shares = share_at_16(subject, request)
         yield {
             "model": subject.name, "mode": mode, "snr_db": snr, "recovered": (snr - low) / (high - low),
-            "predicted_db": predicted, "data_share": shares[0], "weight_share": shares[1], "seconds": seconds,
+            "predicted_db": predicted, "data_share": shares[0], "weight_share": shares[1], "guard_bits": guard,
+            "seconds": seconds,
         }  # fmt: skip
+    yield {"model": subject.name, "mode": "int16", "snr_db": high}
 
 
 def main() -> None:

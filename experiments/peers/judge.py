@@ -29,7 +29,6 @@ HEADERS = (
     "model", "peer", "configuration", "samples", "worst dB", "SNR dB per output", "float -> quantized",
     "reads no codes",
 )  # fmt: skip
-_QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 Row = dict[str, Any]
 
@@ -57,15 +56,18 @@ def pooled_snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
 
 
 def reading_no_codes(model: onnx.ModelProto) -> dict[str, int]:
-    """Nodes by operator that compute, but read nothing that was quantized: what the peer leaves in float."""
+    """Nodes by operator that compute, but read no activation that was quantized: what the peer leaves in float."""
     constants = {t.name for t in model.graph.initializer}
-    constants |= {o for n in model.graph.node if n.op_type == "Constant" for o in n.output}
-    coded = {o for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output}
-    left = Counter(
-        n.op_type
-        for n in model.graph.node
-        if n.op_type not in (*_QDQ, "Constant") and not coded & set(n.input) and set(n.input) - constants
-    )
+    coded: set[str] = set()
+    left: Counter[str] = Counter()
+    for node in model.graph.node:  # in the order of execution
+        read = {name for name in node.input if name} - constants
+        if not read:
+            constants |= set(node.output)
+        elif node.op_type == "DequantizeLinear":
+            coded |= set(node.output)
+        elif node.op_type != "QuantizeLinear" and not coded & read:
+            left[node.op_type] += 1
     return dict(left.most_common())
 
 

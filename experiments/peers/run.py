@@ -53,10 +53,10 @@ def environment(name: str, peer: Peer, base: str, folder: Path) -> Path:
     return home / "bin" / "python"
 
 
-def python(executable: str | Path, script: str, *arguments: object) -> bool:
-    """Runs one of our scripts on one thread; whether it ended well."""
-    command = [executable, HERE / script, *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, **_ONE_THREAD}).returncode == 0
+def python(executable: str | Path, script: str, folder: Path, *arguments: object) -> bool:
+    """Runs one of our scripts on one thread, in the folder: Quark leaves files where it runs; whether it ended well."""
+    command = [executable, HERE / script, "--folder", folder, *map(str, arguments)]
+    return subprocess.run(command, env={**os.environ, **_ONE_THREAD}, cwd=folder).returncode == 0
 
 
 def main() -> int:
@@ -69,20 +69,22 @@ def main() -> int:
     parser.add_argument("--base", default="python3.11", help="Python of the peers' environments")
     parser.add_argument("--out", type=Path, help="for the .json and .md of the table; default: FOLDER/table")
     args = parser.parse_args()
-    asked = ("--folder", args.folder, "--models", args.models)
+    folder = args.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = (folder, "--models", args.models)
     if not python(sys.executable, "export.py", *asked):
         return 1
     failed = []
     for name in args.peers.split(","):
         try:
-            executable = environment(name, PEERS[name], args.base, args.environments)
+            executable = environment(name, PEERS[name], args.base, args.environments.resolve())
         except (subprocess.CalledProcessError, OSError) as error:  # the others can still be measured
             print(f"{name}: no environment: {error}", file=sys.stderr)
             failed.append(name)
             continue
         if not python(executable, PEERS[name].script, *asked):
             failed.append(name)
-    judged = python(sys.executable, "judge.py", *asked, "--out", args.out or args.folder / "table")
+    judged = python(sys.executable, "judge.py", *asked, "--out", (args.out or folder / "table").resolve())
     return int(bool(failed) or not judged)
 
 

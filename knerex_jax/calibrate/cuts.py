@@ -71,12 +71,17 @@ class Thresholds:
     final: bool
 
 
-def thresholds(state: TensorState, share: float) -> Thresholds:
-    """Bins of the smallest magnitudes that belong to the largest `share` of all, and of each channel; at least one."""
+def thresholds(state: TensorState, shares: Sequence[float]) -> list[Thresholds]:
+    """Bins of the smallest magnitudes among the largest `share` of all, and of each channel; at least one belongs."""
     channels, layer = _tower_of_channels(state), _tower_of_layer(state)
-    (below, all_final) = _lowest(channels, dropped(complement(share), state.values))
-    (lowest, final) = _lowest(layer, dropped(complement(share), state.size))
-    return Thresholds(int(lowest[0]), below, all_final and final)
+
+    def of(share: float) -> Thresholds:
+        below, all_final = _lowest(channels, dropped(complement(share), state.values))
+        lowest, final = _lowest(layer, dropped(complement(share), state.size))
+        return Thresholds(int(lowest[0]), below, all_final and final)
+
+    known = {share: of(share) for share in dict.fromkeys(shares)}
+    return [known[share] for share in shares]
 
 
 def complement(share: float) -> float:

@@ -122,8 +122,8 @@ def _rows(keys: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _summed(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted keys, rows of equal key added up in int64."""
-    if not len(keys):
+    """Sorted keys, rows of equal key added up (in int64)."""
+    if (np.diff(keys) > 0).all():
         return keys, counts
     order = np.argsort(keys, kind="stable")
     keys, first = np.unique(keys[order], return_index=True)

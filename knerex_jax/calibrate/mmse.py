@@ -29,8 +29,8 @@ SEARCHED = (8, 15)
 """Widths a clip is searched for: those of the narrow and of the wide record."""
 
 _CANDIDATES = 1 << BITS
-_CHUNK = 256
-"""Octaves of candidates per step of the compiled program; their counts take 1 MB."""
+_CHUNK = 64
+"""Octaves of candidates per step of the compiled program: the layer alone takes one to three."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Clips:
 
 def search(state: TensorState, settings: Sequence[Setting]) -> list[Clips]:
     """The best clips of a tensor and of all its channels, for every setting."""
-    lowest = [thresholds(state, s.percentile) for s in settings]
+    lowest = thresholds(state, [s.percentile for s in settings])
     weights = np.array([s.outlier_factor**2 for s in settings], np.float32)
     channels = by_channel(state)
     best = _best_clips(channels, np.stack([low.channels for low in lowest]), weights)

@@ -1,13 +1,13 @@
 """The error budget: what every node of a plan costs at the model's outputs, and what for."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from knerex_jax.diagnose.measure import Measured, TensorSums, measure
-from knerex_jax.diagnose.rows import BudgetRow, ErrorBudget, Loss, as_db
+from knerex_jax.diagnose.rows import BudgetRow, ErrorBudget, Loss, Traces, as_db
 from knerex_jax.errors import ConfigError
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
@@ -57,11 +57,11 @@ def error_budget(
     )
     signal = {t: float(measured.tensors[t].signal) for t in outputs}
     rows = tuple(_row(planned, measured, node, tensor, signal) for node, tensor in _made(planned))
-    noise = {t: float(measured.tensors[t].noise) for t in outputs}
+    traces = {t: _traces(measured, rows, k) for k, t in enumerate(outputs)}
     return ErrorBudget(
         rows=rows,
-        snr_db={t: _snr_db(signal[t], noise[t]) for t in outputs},
-        explained={t: _ratio(sum(r.losses[t].total for r in rows) * signal[t], noise[t]) for t in outputs},
+        snr_db={t: _snr_db(signal[t], float(measured.tensors[t].noise)) for t in outputs},
+        traces=traces,
         spans={t: s.float_span for t, s in measured.tensors.items()},
         samples=measured.samples,
         platform=planned.plan.platform,
@@ -82,7 +82,7 @@ def _row(planned: Planned, measured: Measured, node: str, tensor: str, signal: M
     return BudgetRow(
         node=node, op="+".join(kinds) or "Input", tensor=tensor, bits=plan.formats[tensor].bits,
         weight_bits=plan.weight_bits.get(node),
-        losses={t: _loss(measured.losses, node, tensor, k, signal[t], by_design) for k, t in enumerate(signal)},
+        losses={t: _loss(measured.slopes, node, tensor, k, signal[t], by_design) for k, t in enumerate(signal)},
         alone_db=_snr_db(float(sums.signal), float(sums.alone)),
         accumulated_db=_snr_db(float(sums.signal), float(sums.noise)),
         at_low=float(sums.low_codes) / values, at_high=float(sums.high_codes) / values,
@@ -98,14 +98,31 @@ def _cut_by_design(planned: Planned, tensor: str, sums: TensorSums) -> bool:
     return bool(np.abs(sums.float_span).max() > structure.bounds.get(tensor, math.inf) * (1 + 1e-5))
 
 
-def _loss(losses: Gates, node: str, tensor: str, output: int, signal: float, cut_by_design: bool) -> Loss:
-    def part(noise: Mapping[str, np.ndarray], name: str) -> float:
-        return _ratio(float(noise[name][output]), signal) if name in noise else 0.0
+def _loss(slopes: Gates, node: str, tensor: str, output: int, signal: float, cut_by_design: bool) -> Loss:
+    def part(found: Mapping[str, np.ndarray], name: str) -> float:
+        return _ratio(float((found[name][:, output] ** 2).mean(1).sum()), signal) if name in found else 0.0
 
     return Loss(
-        clip=0.0 if cut_by_design else part(losses.clip, tensor), round=part(losses.round, tensor),
-        weight=part(losses.weight, node), bias=part(losses.bias, node), align=part(losses.rest, tensor),
+        clip=0.0 if cut_by_design else part(slopes.clip, tensor), round=part(slopes.round, tensor),
+        weight=part(slopes.weight, node), bias=part(slopes.bias, node), align=part(slopes.rest, tensor),
     )  # fmt: skip
+
+
+def _traces(measured: Measured, rows: Sequence[BudgetRow], output: int) -> Traces:
+    """What the rows add to one output."""
+    held = {
+        (r.tensor, part): found[name][:, output].reshape(-1)
+        for r in rows
+        for part, found, name in (
+            ("clip", measured.slopes.clip, r.tensor),
+            ("round", measured.slopes.round, r.tensor),
+            ("weight", measured.slopes.weight, r.node),
+            ("bias", measured.slopes.bias, r.node),
+            ("align", measured.slopes.rest, r.tensor),
+        )
+        if name in found and not (part == "clip" and r.cut_by_design)
+    }
+    return Traces(held, measured.errors[:, output].reshape(-1))
 
 
 def _dead(sums: TensorSums) -> int:

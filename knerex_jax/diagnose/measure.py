@@ -65,13 +65,19 @@ class Measured:
 
     Attributes:
       tensors: formatted tensor -> sums.
-      losses: for every switch, by output: the summed squares of what its source adds there, to first order.
-      samples: how many samples.
+      slopes: for every switch float64 [samples, outputs, probes]: what its source adds to an output, to first order,
+        along random vectors of signs; the mean over probes of its square is the sum of squares over the output.
+      errors: float64 [samples, outputs, probes]: the whole error of the outputs along the same vectors.
     """
 
     tensors: Mapping[str, TensorSums]
-    losses: Gates
-    samples: int
+    slopes: Gates
+    errors: np.ndarray
+
+    @property
+    def samples(self) -> int:
+        """How many there were."""
+        return len(self.errors)
 
 
 def measure(
@@ -87,16 +93,15 @@ def measure(
     """Measures a plan on the first samples of the inputs; the arguments are those of `error_budget`."""
     observe, trace = _observer(planned, registry), _tracer(planned, registry)
     tensors: dict[str, TensorSums] = {}
-    losses, done = None, 0
+    traced = []
     for number, (batch, mask) in enumerate(_batches(planned, inputs, samples, batch_size)):
-        found, held = observe(batch, mask)
-        traced = jax.tree.map(_double, trace(batch, held, _signs(planned, len(mask), probes, (seed, number)), mask))
+        found, held, missed = observe(batch, mask)
+        slopes = trace(batch, held, missed, _signs(planned, len(mask), probes, (seed, number)))
+        traced.append(jax.tree.map(lambda s, keep=mask > 0: _double(s)[keep], slopes))
         found = jax.tree.map(_double, found)
         tensors = {t: tensors[t] + s if t in tensors else s for t, s in found.items()}
-        losses = traced if losses is None else jax.tree.map(np.add, losses, traced)
-        done += int(mask.sum())
-    assert losses is not None, "no samples"
-    return Measured(tensors, losses, done)
+    slopes, errors = jax.tree.map(lambda *parts: np.concatenate(parts), *traced)
+    return Measured(tensors, slopes, errors)
 
 
 def _double(value: Array) -> np.ndarray:
@@ -122,8 +127,8 @@ def _batches(
 
 def _observer(
     planned: Planned, registry: Mapping[str, OpDef]
-) -> Callable[[Values, np.ndarray], tuple[dict[str, TensorSums], dict[str, Array]]]:
-    """A compiled step: (batch, mask) -> sums by tensor, and the dequantized values of the integer run."""
+) -> Callable[[Values, np.ndarray], tuple[dict[str, TensorSums], Values, Values]]:
+    """A compiled step: (batch, mask) -> sums by tensor, real values of the integer run, errors of the outputs."""
     program, constants = planned.program, planned.constants
     cut, cut_constants = cut_program(program, constants)
     formatted = tuple(t for t in program.tensor if t in planned.plan.formats)
@@ -141,13 +146,13 @@ def _observer(
         own = {t: alone[made_alone(t)].astype(jnp.float32) * inverses[t] if t in made else real[t] for t in formatted}
         return values, codes, real, own
 
-    def step(params: Any, inputs: Values, mask: Array) -> tuple[dict[str, TensorSums], Values]:
+    def step(params: Any, inputs: Values, mask: Array) -> tuple[dict[str, TensorSums], Values, Values]:
         values, codes, real, own = jax.vmap(one, (None, 0))(params, inputs)
         sums = {
             t: _sums(values[t], codes[t], real[t], own[t], mask, program.tensor[t].bits, program.tensor[t].axis)
             for t in formatted
         }
-        return sums, real
+        return sums, real, {t: real[t] - values[t] for t in _outputs(planned)}
 
     compiled = jax.jit(step, compiler_options=compiler_options(jax.default_backend()))
     params = jax.device_put((float_params, fixed_params, alone_params))
@@ -193,47 +198,43 @@ def _outputs(planned: Planned) -> tuple[str, ...]:
 
 
 def _signs(planned: Planned, size: int, probes: int, seed: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Random vectors of signs, int8 [B, probes, *shape of an output] by output."""
+    """Random vectors of signs, float32 [B, probes, *shape of an output] by output."""
     rng = np.random.default_rng(seed)
     shapes = {t: (size, probes, *planned.model.graph.shape(t)) for t in _outputs(planned)}
-    return {t: rng.integers(0, 2, shape, np.int8) * np.int8(2) - np.int8(1) for t, shape in shapes.items()}
+    return {t: rng.choice(np.float32([-1, 1]), shape) for t, shape in shapes.items()}
 
 
 def _tracer(
     planned: Planned, registry: Mapping[str, OpDef]
-) -> Callable[[Values, Values, Mapping[str, np.ndarray], np.ndarray], Gates]:
-    """A compiled step: (batch, held values, signs, mask) -> by switch the squared error at every output, [outputs].
+) -> Callable[[Values, Values, Values, Mapping[str, np.ndarray]], tuple[Gates, Array]]:
+    """A compiled step: (batch, held values, errors of outputs, signs) -> slopes and errors as in `Measured`.
 
     The derivative of the outputs with respect to a switch, at the integer run, is what its source adds to them there.
-    A random vector of signs v gives (v . derivative)**2, whose mean is the sum of squares of the derivative; one pass
-    backwards gives it for every switch at once.
+    One pass backwards gives its product with a random vector for every switch at once.
     """
     fn, params = lower_simulated(planned, registry=registry)
     on = Gates.filled(planned, 1)
     outputs = _outputs(planned)
 
-    def one(params: Any, inputs: Values, held: Values, signs: Values) -> Gates:
+    def one(params: Any, inputs: Values, held: Values, missed: Values, signs: Values) -> tuple[Gates, Array]:
         def run(gates: Gates) -> dict[str, Array]:
             made = fn(params, gates, inputs, held)
             return {t: made[t] for t in outputs}
 
-        made, pull = jax.vjp(run, on)
+        _, pull = jax.vjp(run, on)
 
-        def squared(probe: tuple[Array, Values]) -> Gates:
+        def along(probe: tuple[Array, Values]) -> Gates:
             place, signs = probe
-            chosen = {t: (signs[t] * (place == k)).astype(made[t].dtype) for k, t in enumerate(outputs)}
-            (slopes,) = pull(chosen)
-            return jax.tree.map(jnp.square, slopes)
+            (slopes,) = pull({t: signs[t] * (place == k).astype(np.float32) for k, t in enumerate(outputs)})
+            return slopes
 
         count = len(signs[outputs[0]])
         places = jnp.repeat(jnp.arange(len(outputs)), count)
         every = {t: jnp.tile(v, (len(outputs), *(1,) * (v.ndim - 1))) for t, v in signs.items()}
-        squares = lax.map(squared, (places, every))
-        return jax.tree.map(lambda s: jnp.mean(s.reshape(len(outputs), count), 1), squares)
+        slopes = lax.map(along, (places, every))
+        errors = jnp.stack([jnp.tensordot(signs[t], missed[t], missed[t].ndim) for t in outputs])
+        return jax.tree.map(lambda s: s.reshape(len(outputs), count), slopes), errors
 
-    def step(params: Any, inputs: Values, held: Values, signs: Values, mask: Array) -> Gates:
-        losses = jax.vmap(one, (None, 0, 0, 0))(params, inputs, held, signs)
-        return jax.tree.map(lambda s: jnp.tensordot(mask, s, 1), losses)
-
-    compiled, params = jax.jit(step), jax.device_put(params)
-    return lambda inputs, held, signs, mask: compiled(params, inputs, held, signs, mask)
+    compiled = jax.jit(jax.vmap(one, (None, 0, 0, 0, 0)))
+    params = jax.device_put(params)
+    return lambda inputs, held, missed, signs: compiled(params, inputs, held, missed, signs)

@@ -78,14 +78,33 @@ class BudgetRow:
 
 
 @dataclass(frozen=True)
+class Traces:
+    """Errors of one output along random vectors of signs; squares and products of them estimate those of the errors.
+
+    Attributes:
+      parts: (tensor, source of `Loss`) -> float64 [K], what it adds to the output, to first order.
+      error: float64 [K], the whole error of the integer run.
+    """
+
+    parts: Mapping[tuple[str, str], np.ndarray]
+    error: np.ndarray
+
+    @property
+    def explained(self) -> float:
+        """1 - |error - sum of the parts|**2 / |error|**2."""
+        whole = float(np.sum(self.error**2))
+        left = float(np.sum((self.error - sum(self.parts.values(), start=np.zeros_like(self.error))) ** 2))
+        return 1 - left / whole if whole else 1.0
+
+
+@dataclass(frozen=True)
 class ErrorBudget:
     """Where a plan loses accuracy.
 
     Attributes:
       rows: every quantized tensor, in the order of computation.
       snr_db: output -> SNR of the integer run, measured.
-      explained: output -> noise that the rows add up to over the measured noise; near 1 where sources are independent
-        and small.
+      traces: output -> errors along random vectors, for predictions.
       spans: tensor -> float64 [2, C], least and largest float value by channel of its format ([2, 1] without channels).
       samples: on how many samples.
       platform: of the plan.
@@ -93,10 +112,15 @@ class ErrorBudget:
 
     rows: tuple[BudgetRow, ...]
     snr_db: Mapping[str, float]
-    explained: Mapping[str, float]
+    traces: Mapping[str, Traces] = field(repr=False, compare=False)
     spans: Mapping[str, np.ndarray] = field(repr=False, compare=False)
     samples: int
     platform: str
+
+    @property
+    def explained(self) -> dict[str, float]:
+        """Output -> share of its error that the rows add up to; far from 1, errors are too large for first order."""
+        return {t: held.explained for t, held in self.traces.items()}
 
     @property
     def worst_output(self) -> str:

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from knerex_jax.diagnose.budget import ErrorBudget, Loss
+from knerex_jax.diagnose.budget import ErrorBudget
 from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.program.primitives import Activate, MaxPool, Move
 from knerex_jax.quantize.planner import Planned
@@ -44,11 +44,44 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class _Change:
-    """Entries, and the factors that they put on the losses of tensors: (clip, round and align)."""
+    """Entries, and the factors that they put on the noise of tensors: (power of clip, of round and align)."""
 
     entries: Mapping[str, Mapping[str, Any]]
     factors: Mapping[str, tuple[float, float]]
     why: str
+
+
+@dataclass(frozen=True)
+class _State:
+    """Noise that is left after changes.
+
+    Attributes:
+      left: (tensor, source) -> factor on its power.
+    """
+
+    left: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    def changed(self, change: _Change) -> "_State":
+        left = dict(self.left)
+        for t, (clip, step) in change.factors.items():
+            for source, factor in (("clip", clip), ("round", step), ("align", step)):
+                left[t, source] = left.get((t, source), 1.0) * factor
+        return _State(left)
+
+    def snr_db(self, budget: ErrorBudget) -> dict[str, float]:
+        """Output -> predicted SNR. What falls is taken out of the error; what grows is new, independent noise."""
+        predicted = {}
+        for output, traces in budget.traces.items():
+            error, added = traces.error.copy(), 0.0
+            for key, factor in self.left.items():
+                part = traces.parts.get(key)
+                if part is not None:
+                    error -= (1 - math.sqrt(min(factor, 1.0))) * part
+                    added += max(factor - 1, 0.0) * float(np.sum(part**2))
+            before, after = float(np.sum(traces.error**2)), float(np.sum(error**2)) + added
+            gain = 10 * math.log10(before / after) if before and after else 0.0
+            predicted[output] = budget.snr_db[output] + gain
+        return predicted
 
 
 def merge_entries(suggestions: Iterable[Suggestion]) -> dict[str, dict[str, Any]]:
@@ -75,44 +108,19 @@ def suggest_overrides(budget: ErrorBudget, planned: Planned, *, count: int = 8) 
     Returns:
       Suggestions, the best first, each with a gain of 0.1 dB or more at the worst output.
     """
-    losses = {r.tensor: dict(r.losses) for r in budget.rows}
-    changes = _changes(budget, planned)
-    snr = dict(budget.snr_db)
-    found: list[Suggestion] = []
+    changes, state, snr = _changes(budget, planned), _State(), dict(budget.snr_db)
     before = min(snr.values())
+    found: list[Suggestion] = []
     while len(found) < count and changes:
-        outcomes = [(_predicted(budget, _applied(losses, c)), c) for c in changes]
+        outcomes = [(state.changed(c).snr_db(budget), c) for c in changes]
         predicted, best = max(outcomes, key=lambda o: (min(o[0].values()), sum(o[0].values())))
         gain = min(predicted.values()) - min(snr.values())
         if not gain >= LEAST_GAIN_DB:
             break
-        losses, snr = _applied(losses, best), predicted
+        state, snr = state.changed(best), predicted
         changes.remove(best)
         found.append(Suggestion(best.entries, best.why, gain, min(snr.values()) - before, snr))
     return tuple(found)
-
-
-_Losses = Mapping[str, Mapping[str, Loss]]
-
-
-def _applied(losses: _Losses, change: _Change) -> dict[str, dict[str, Loss]]:
-    """Tensor -> output -> loss, after a change."""
-    changed = {t: dict(by_output) for t, by_output in losses.items()}
-    for t, (clip, step) in change.factors.items():
-        changed[t] = {
-            o: replace(loss, clip=loss.clip * clip, round=loss.round * step, align=loss.align * step)
-            for o, loss in losses[t].items()
-        }
-    return changed
-
-
-def _predicted(budget: ErrorBudget, losses: _Losses) -> dict[str, float]:
-    """Output -> SNR if its noise falls as the sum of the losses does."""
-    predicted = {}
-    for output, now in budget.snr_db.items():
-        left, total = sum(by_output[output].total for by_output in losses.values()), budget.total(output)
-        predicted[output] = now if not total else now + 10 * math.log10(total / left) if left else math.inf
-    return predicted
 
 
 def _changes(budget: ErrorBudget, planned: Planned) -> list[_Change]:

@@ -74,7 +74,7 @@ class PTQConfig:
     preprocess: Any = _option(None, "preset or Preprocess for a folder of images")
     batch_size: int = _option(16, "samples per compiled step")
     guard_bits: int | None = _option(
-        None, "a channel's range is at least the layer's divided by 2**guard_bits; default 2; 4 in int16, 0 when mixed"
+        None, "a channel's range is at least the layer's divided by 2**guard_bits; default 2, 4 or 0 by the widths"
     )
 
     range_search: bool = _option(False, "choose range rule and guard_bits on held-out calibration samples")
@@ -174,12 +174,11 @@ class PTQConfig:
         """guard_bits as they apply."""
         if self.guard_bits is not None:
             return self.guard_bits
-        modes = self.datapath_bitwidth_mode, self.weight_bitwidth_mode
-        # A small channel's own radix starves the weights behind it, and its own cut clips what 15 bits could hold: see
-        # experiments/mixed_precision. Where both sides have 15 bits, the weights can afford it.
-        if not {"mix balance", "mixbw"}.isdisjoint(modes):
-            return 0
-        return 4 if modes == ("int16", "int16") else 2
+        # A small channel's own radix starves the weights behind it. 15-bit weights can afford that, 8-bit ones cannot;
+        # 15-bit data do without it, 8-bit data need it (experiments/mixed_precision).
+        if self.datapath_bitwidth_mode != "int16":
+            return 2
+        return 0 if "weight" in self.mixes else {"int16": 4}.get(self.weight_bitwidth_mode, 2)
 
     @property
     def target(self) -> Target:

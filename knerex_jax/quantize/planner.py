@@ -75,7 +75,7 @@ def plan_model(
     try:
         made = problem.search() if slots is None else problem.attempt(slots)
         while True:
-            plan = replace(made.plan, rescales=tuple(made.copies))
+            plan = replace(made.plan, rescales=_inserted(model, made.model))
             try:
                 program, constants = assemble(made.model, plan, target, registry)
             except PlanError as error:
@@ -213,6 +213,13 @@ def carried_by_slots(model: Model, planned: Model) -> dict[str, str]:
             if t and t not in before.types:
                 carried[t] = carried.get(node.inputs[0], node.inputs[0]) if old is None else old.outputs[k]
     return carried
+
+
+def _inserted(before: Model, after: Model) -> tuple[str, ...]:
+    """Names of the rescale nodes that slots brought in."""
+    return tuple(
+        n.name for n in after.graph.nodes if n.op_type == "BatchNormalization" and n.name not in before.graph.node
+    )
 
 
 def _no_scale(tensor: str) -> PlanError:

@@ -25,6 +25,7 @@ from knerex_jax.refine.bias_stages import (
     SUM,
     Stage,
     Step,
+    across,
     float_key,
     make_stages,
     parallel_step,
@@ -159,7 +160,7 @@ class Passes:
             for b, (batch, true) in enumerate(chain((g for _, g in first), given)):
                 counts.append(true)
                 for key in batch.keys() & last.keys():
-                    spool.put(key, b, batch[key])
+                    spool.put(key, b, across(batch[key]))
             if several:
                 expected = sample_bytes(self.stages, self.program, self.model) * size * len(counts)
                 _log.info("bias adjustment spills %.1f MiB to disk at most", expected / 2**20)

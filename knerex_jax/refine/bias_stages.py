@@ -18,7 +18,7 @@ from jax import Array
 
 from knerex_jax.emulator.fixed import accumulator, finish_mac, mac_sums, quantize_input, run_instruction
 from knerex_jax.emulator.methods import Methods
-from knerex_jax.emulator.products import stored
+from knerex_jax.emulator.products import channels_first, channels_last, stored
 from knerex_jax.fixedpoint.arith import exact64
 from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops.bind import op_of
@@ -169,8 +169,8 @@ def stage_step(
       again: the sums of `start` are computed again, because its weights have changed.
 
     Returns:
-      fn({"fixed": prepared integers, "float": constants}, frontier of one sample) -> what the stage gives, the sums of
-      `end` under "sum:<left shift>", and under "stats" the exact sums of its accumulator and of its float value.
+      fn({"fixed": prepared integers, "float": constants}, frontier of one sample, images channels last) -> what the
+      stage gives, likewise, the sums of `end` under "sum:<left shift>", and under "stats" the exact sums of its accumulator and of its float value.
     """
 
     def begin(params: Any, sample: Mapping[str, Array], codes: dict[str, Array]) -> None:
@@ -186,6 +186,7 @@ def stage_step(
         codes[i.output] = stored(y) if i.output in stage.shared else y
 
     def step(params: Any, sample: Mapping[str, Array]) -> dict[str, Any]:
+        sample = {key: _turned(v, channels_first) for key, v in sample.items()}
         fixed, (codes, floats) = params["fixed"], _parted(sample)
         begin(fixed, sample, codes)
         for i in stage.instructions:
@@ -197,7 +198,8 @@ def stage_step(
         sums = mac_sums(end.mac, method, c, codes[end.mac.inputs[0]])
         stats = stats_of(end, method, c, sums, floats[stage.nodes[-1].outputs[0]])
         values = {code_key(t): v for t, v in codes.items()} | {float_key(t): v for t, v in floats.items()}
-        return {k: values[k] for k in stage.gives} | {f"{SUM}{s}": v for s, v in sums} | {"stats": stats}
+        made = {k: values[k] for k in stage.gives} | {f"{SUM}{s}": v for s, v in sums}
+        return {key: _turned(v, channels_last) for key, v in made.items()} | {"stats": stats}
 
     return step
 
@@ -220,6 +222,16 @@ def stats_of(node: Weighted, method: Any, c: Any, sums: Any, value: Array) -> di
     with exact64() if method.wide else nullcontext():
         fixed = fixed_sums(accumulator(node.mac, method, c, sums), node.axis, node.mac.psum_bits)
     return fixed | float_sums(value, node.axis)
+
+
+def across(samples: np.ndarray) -> np.ndarray:
+    """Samples [N, 1, C, ...] as they cross a cut."""
+    return np.moveaxis(samples, 2, -1) if samples.ndim > 4 else samples
+
+
+def _turned(value: Array, turn: Callable[[Array], Array]) -> Array:
+    """Images cross a cut channels last, the layout convolutions work in: no cut moves their bytes about."""
+    return turn(value) if value.ndim > 3 else value
 
 
 def _parted(sample: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

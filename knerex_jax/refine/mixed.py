@@ -208,7 +208,8 @@ def spend(budget: float, prices: Mapping[str, float], gains: Mapping[str, float]
         return set()
     # Gains span many orders of magnitude: in units of the largest one the solver's tolerances do no harm.
     gain = np.asarray([gains[n] for n in names]) / max(gains[n] for n in names)
-    limit = LinearConstraint(np.asarray([[prices[n] / budget for n in names]]), ub=1)
+    unit = budget or 1
+    limit = LinearConstraint(np.asarray([[prices[n] / unit for n in names]]), ub=budget / unit)
     bought = milp(-gain, constraints=limit, integrality=np.ones(len(names)), bounds=Bounds(0, 1), options=_EXACT)
     return {n for n, taken in zip(names, bought.x, strict=True) if taken > 0.5}
 

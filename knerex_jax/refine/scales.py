@@ -5,28 +5,26 @@ they read, how finely the weights behind it are rounded. Which matters more diff
 per group of tensors that share scales are searched: the guard of small channels, and a factor on all ranges.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 
 from knerex_jax.calibrate.ranges import Ranges
-from knerex_jax.emulator.fixed import lower_fixed
-from knerex_jax.emulator.methods import Methods, choose
-from knerex_jax.emulator.prepare import prepare
-from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.data.sources import stack_inputs
+from knerex_jax.emulator.run import run_batches
+from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
+from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
-from knerex_jax.program.bounds import bound_program
-from knerex_jax.program.program import Program
 from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.overrides import Overrides
 from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import Structure
-from knerex_jax.refine.sensitivity import Reference, run_float
+from knerex_jax.refine.noise import NoiseMeter
 from knerex_jax.targets.spec import Target
 
 GUARDS = (0, 1, 2, 3, 4, 8)
@@ -101,9 +99,9 @@ def search_scales(
     """
     policy = policy or RangePolicy()
     base = plan_model(model, ranges, request, target, policy=policy, registry=registry)
-    reference = run_float(model, inputs, registry, batch_size)
-    judged = np.arange(len(next(iter(reference.inputs.values())))) % _HELD_OUT == _HELD_OUT - 1
-    learn, judge = (_Emulated(base.program, _part(reference, part), batch_size) for part in (~judged, judged))
+    judged = np.arange(len(next(iter(inputs.values())))) % _HELD_OUT == _HELD_OUT - 1
+    meter = _meter(model, inputs, registry, batch_size)
+    learn, judge = meter.part(~judged), meter.part(judged)
     groups = free_groups(base.structure, ranges, base.model)
 
     def plan(settings: Mapping[str, Setting]) -> Planned:
@@ -119,20 +117,20 @@ def search_scales(
             found = dict(kept)
             for key, value in candidates:
                 tried = {**kept, **{n: replace(kept[n], **{key: value}) for n in names}}
-                if tried != kept and (n := learn.noise(plan(tried))) < noise * (1 - _LEAST_GAIN):
+                if tried != kept and (n := learn(plan(tried))) < noise * (1 - _LEAST_GAIN):
                     found, noise = tried, n
             kept = found
         return kept, noise
 
     start = dict.fromkeys(groups, Setting(policy.guard_bits, 1.0))
-    single, noise = best(start, tuple(groups), learn.noise(base))
+    single, noise = best(start, tuple(groups), learn(base))
     each = single
     for k, name in enumerate(groups if descend else ()):
         each, noise = best(each, (name,), noise)
         if progress is not None:
             progress(k + 1, len(groups))
     plans = {"given": base, "single": plan(single), "each": plan(each)}
-    held = {key: judge.noise(p) for key, p in plans.items()}
+    held = {key: judge(p) for key, p in plans.items()}
     chosen = min(held, key=lambda key: held[key])
     settings = {"given": {}, "single": single, "each": each}[chosen]
     common = next(iter(single.values()), Setting(policy.guard_bits, 1.0))
@@ -185,46 +183,15 @@ def _absmax(tensor: str, setting: Setting, base: Planned, ranges: Ranges, policy
     return np.minimum(absmax, base.structure.bounds.get(tensor, np.inf))
 
 
-@dataclass(frozen=True)
-class _Emulated:
-    """Plans of one program, run on the same samples; compiled again only where a plan needs other methods."""
-
-    program: Program
-    reference: Reference
-    batch_size: int
-    steps: dict[Methods, Callable] = field(default_factory=dict)
-
-    def noise(self, planned: Planned) -> float:
-        """Energy of the error over energy of the signal, the mean over the outputs."""
-        assert planned.program == self.program, "ranges do not change a program"
-        params = jax.device_put(prepare(self.program, planned.constants))
-        step = self._step(planned)
-        error = dict.fromkeys(self.reference.outputs, 0.0)
-        for batch, expected in self._batches():
-            for t, codes in step(params, batch).items():
-                if t in error:
-                    inverse = float(planned.constants[f"tensor:{t}"]["inverse"][0])
-                    made = np.asarray(codes, np.float64)[: len(expected[t])] * inverse
-                    error[t] += float(((made - expected[t]) ** 2).sum())
-        return float(np.mean([e / max(float((self.reference.outputs[t] ** 2).sum()), 1e-30) for t, e in error.items()]))
-
-    def _step(self, planned: Planned) -> Callable:
-        bounds = bound_program(self.program, planned.constants)
-        methods = choose(self.program, bounds, jax.default_backend())
-        if methods not in self.steps:
-            fn = over_samples(lower_fixed(self.program, methods), samples_at_once(self.program))
-            self.steps[methods] = jax.jit(fn, compiler_options=compiler_options(jax.default_backend()))
-        return self.steps[methods]
-
-    def _batches(self) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        inputs, outputs = self.reference.inputs, self.reference.outputs
-        count = len(next(iter(inputs.values())))
-        size = min(self.batch_size, count)
-        for start in range(0, count, size):
-            places = np.minimum(np.arange(start, start + size), count - 1)
-            yield {t: v[places] for t, v in inputs.items()}, {t: v[start : start + size] for t, v in outputs.items()}
-
-
-def _part(reference: Reference, chosen: np.ndarray) -> Reference:
-    inputs, outputs = ({t: v[chosen] for t, v in a.items()} for a in (reference.inputs, reference.outputs))
-    return Reference(inputs, outputs)
+def _meter(
+    model: Model, inputs: Mapping[str, np.ndarray], registry: Mapping[str, OpDef], batch_size: int
+) -> NoiseMeter:
+    """Measures plans against the float model."""
+    types = {t: model.graph.types[t] for t in model.graph.inputs}
+    fn, params = lower_float(model, registry=registry)
+    made = run_batches(jax.jit(jax.vmap(fn, (None, 0))), params, stack_inputs(inputs, types), types, batch_size)
+    reference = {t: v for t, v in made.items() if t not in model.exact}
+    if not reference:
+        fix = "cut what makes integers of the output (ArgMax, TopK) off the model"
+        raise ConfigError("a search needs an output of real numbers", where=model.graph.name, fix=fix)
+    return NoiseMeter(inputs, reference, batch_size)

@@ -28,8 +28,21 @@ def quantize(
     scaled = x * q.factor
     limited = jnp.where(scaled >= q.high + 0.5, q.high / q.factor, x)
     limited = jnp.where(scaled <= q.low - 0.5, q.low / q.factor, limited)
-    x = (1 - clip) * x + clip * limited
-    return (1 - round) * x + round * (_whole(x * q.factor, half_up) / q.factor)
+    x = _blend(x, limited, clip)
+    return _blend(x, _whole(x * q.factor, half_up) / q.factor, round)
+
+
+@jax.custom_jvp
+def _blend(off: Array, on: Array, switch: Array | float) -> Array:
+    """From `off` to `on`, exact at both ends however far apart they are."""
+    return (1 - switch) * off + switch * on
+
+
+@_blend.defjvp
+def _blend_slope(values: tuple, slopes: tuple) -> tuple[Array, Array]:
+    # The derivative in the switch is one difference here; two large sums would have to cancel otherwise.
+    (off, on, switch), (d_off, d_on, d_switch) = values, slopes
+    return _blend(off, on, switch), (1 - switch) * d_off + switch * d_on + d_switch * (on - off)
 
 
 def _whole(x: Array, half_up: bool) -> Array:

@@ -179,3 +179,20 @@ def test_mixbw_keeps_boundary_and_cpu_at_16_bits_and_says_so():
 def test_flops_ratio_is_a_share(ratio):
     with pytest.raises(ConfigError, match="between 0 and 1"):
         PTQConfig(flops_ratio=ratio)
+
+
+@pytest.mark.parametrize(
+    ("data", "weights", "guard"),
+    [
+        ("int8", "int8", 2),
+        ("int16", "int8", 2),
+        ("int16", "int16", 4),
+        ("int16", "mixbw", 0),
+        ("int16", "mix balance", 0),
+        ("mixbw", "int16", 2),
+        ("mix light", "mix light", 2),
+    ],
+)
+def test_channels_share_a_range_where_only_weights_are_mixed(data, weights, guard):
+    assert PTQConfig(datapath_bitwidth_mode=data, weight_bitwidth_mode=weights).guard == guard
+    assert PTQConfig(datapath_bitwidth_mode=data, weight_bitwidth_mode=weights, guard_bits=3).guard == 3

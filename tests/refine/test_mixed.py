@@ -167,6 +167,7 @@ def test_the_most_valuable_set_within_the_budget_is_bought():
     prices, gains = {"a": 0.15, "b": 0.1, "c": 0.09, "d": 0.0}, {"a": 5.0, "b": 3.0, "c": 3.0, "d": 1e-9}
     assert spend(0.2, prices, gains) == {"b", "c", "d"}
     assert spend(0.05, prices, gains) == {"d"}
+    assert spend(0.0, prices, gains) == {"d"}
     assert spend(-1.0, prices, gains) == set()
     assert spend(1.0, prices, {**gains, "a": 0.0}) == {"b", "c", "d"}
 
