@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -127,6 +128,20 @@ def compare_with_oracle(plan: Planned, width: str, inputs: dict[str, np.ndarray]
         assert snr_db(value, outputs[name]) > floor_db
 
 
+def assert_same_arithmetic(model: Model, ranges: Ranges, width: str) -> None:
+    """720 and 730 come to the same program and integers."""
+    one, two = (plan_model(model, ranges, WIDTHS[width], kx.TARGETS[p]) for p in ("720", "730"))
+    assert msgspec.structs.replace(two.program, platform="720") == one.program
+    for name, integers in one.constants.items():
+        for key, array in integers.items():
+            np.testing.assert_array_equal(two.constants[name][key], array)
+
+
+def test_720_and_730_compute_alike(case):
+    for width in ("int8", "int16"):
+        assert_same_arithmetic(case.model, case.ranges, width)
+
+
 def test_codes_do_not_depend_on_the_batch(case):
     plan = planned(case, "720", "int8")
     fixed = fixed_model(plan)
@@ -154,6 +169,7 @@ def test_model_in_brief(name):
     model = kx.decompose_onnx(real.path, kx.PTQConfig(input_shape=real.input_shapes))
     ranges = exact_ranges(model, real.calibration(BRIEF_SAMPLES), brief.platform)
     plan = plan_model(model, ranges, WIDTHS[brief.width], kx.TARGETS[brief.platform])
+    assert_same_arithmetic(model, ranges, brief.width)
     inputs = dict(real.evaluation(1)[0])
     check_stages(real, origin, plan, inputs, brief.rounding)
     fixed = fixed_model(plan)

@@ -1,4 +1,4 @@
-"""A run that learns: range search, learned rounding and bias adjustment through the public face, on the default model."""
+"""A run that learns (range search, learned rounding, bias adjustment) through the public face."""
 
 import numpy as np
 import onnx

@@ -170,7 +170,8 @@ def stage_step(
 
     Returns:
       fn({"fixed": prepared integers, "float": constants}, frontier of one sample, images channels last) -> what the
-      stage gives, likewise, the sums of `end` under "sum:<left shift>", and under "stats" the exact sums of its accumulator and of its float value.
+      stage gives, likewise, the sums of `end` under "sum:<left shift>", and under "stats" the exact sums of its
+      accumulator and of its float value.
     """
 
     def begin(params: Any, sample: Mapping[str, Array], codes: dict[str, Array]) -> None:
