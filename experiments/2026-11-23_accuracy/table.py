@@ -42,6 +42,11 @@ WIDTHS = {
     "w8a16": {f"{k}_bitwidth_mode": "int16" for k in ("datapath", "model_in", "model_out")},
     "int16": {f"{k}_bitwidth_mode": "int16" for k in ("datapath", "weight", "model_in", "model_out")},
 }
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "learned": {"range_search": True, "weight_rounding": "learned", "optimize": 3},
+}
+"""What is learned from the calibration data, apart from ranges at a percentage; one for all models."""
 CHUNK = 16  # samples whose outputs are in float64 at once
 HEADERS = (
     "model", "platform", "width", "pct; samples", "worst dB", "SNR dB per output", "float -> fixed", "islands",
@@ -121,7 +126,7 @@ def mismatches(
     return [*oracle_mismatches(result.planned, fixed, few), *(f"{t}: other codes without taps" for t in moved)]
 
 
-def measure(subject: Subject, platform: str, width: str, pct: float, oracle_samples: int) -> Row:
+def measure(subject: Subject, platform: str, width: str, pct: float, recipe: str, oracle_samples: int) -> Row:
     """Quantizes from file to file and evaluates what was written."""
     inputs, labels = subject.evaluation
     reference = subject.reference
@@ -130,6 +135,7 @@ def measure(subject: Subject, platform: str, width: str, pct: float, oracle_samp
         result = kx.run_ptq(
             p_onnx=subject.real.path, np_txt=subject.calibration, input_shape=subject.real.input_shapes,
             platform=platform, data_analysis_pct=pct, batch_size=subject.batch, p_output=folder, **WIDTHS[width],
+            **RECIPES[recipe],
         )  # fmt: skip
         fixed = FixedModel.load(result.paths["bie"])
         quantized = time.perf_counter()
@@ -141,6 +147,7 @@ def measure(subject: Subject, platform: str, width: str, pct: float, oracle_samp
             "float": subject.real.metrics(reference, reference, labels),
             "fixed": subject.real.metrics(outputs, reference, labels),
             "islands": result.report["islands"],
+            "chosen": result.report["learned"].get("range_search", {}).get("chosen"),
             "stage_errors": stage_errors(subject, result),
             "bytes": {key: path.stat().st_size for key, path in result.paths.items()},
             "oracle_mismatches": mismatches(result, fixed, inputs, outputs, oracle_samples) if oracle_samples else None,
@@ -162,7 +169,7 @@ def rows(args: argparse.Namespace, done: Mapping[tuple, Row]) -> Iterator[Row]:
                 yield done[key(row)]
                 continue
             try:
-                row |= measure(subject, platform, width, args.pct, args.oracle)
+                row |= measure(subject, platform, width, args.pct, args.recipe, args.oracle)
             except Exception as error:  # hours of other rows must not be lost to one
                 traceback.print_exc()
                 row["error"] = f"{type(error).__name__}: {error}"
@@ -177,7 +184,7 @@ def widths_of(platform: str) -> tuple[str, ...]:
 
 def asked(args: argparse.Namespace) -> Row:
     """The settings that a row depends on."""
-    return {k: getattr(args, k) for k in ("pct", "calibration", "samples", "oracle")}
+    return {k: getattr(args, k) for k in ("pct", "calibration", "samples", "oracle", "recipe")}
 
 
 def key(row: Row) -> tuple:
@@ -186,7 +193,9 @@ def key(row: Row) -> tuple:
 
 def line(row: Row) -> str:
     """One markdown row."""
-    start = f"| {row['model']} | {row['platform']} | {row['width']} | {row['asked']['pct']:g}; "
+    asked = row["asked"]
+    rule = f"{asked['pct']:g}" if asked["recipe"] == "plain" else row.get("chosen") or asked["recipe"]
+    start = f"| {row['model']} | {row['platform']} | {row['width']} | {rule}; "
     if "error" in row:
         return start + f" | failed | {row['error'].splitlines()[0]} |" + " |" * (len(HEADERS) - 6)
     words = {True: "equal", False: "unequal"}
@@ -233,6 +242,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--platforms", type=_listed, default=["720", "730"])
     parser.add_argument("--widths", type=_listed, default=list(WIDTHS))
     parser.add_argument("--pct", type=float, default=0.999, help="data_analysis_pct; detectors and transformers want 1")
+    parser.add_argument("--recipe", choices=RECIPES, default="plain", help="what is learned from the calibration data")
     parser.add_argument("--oracle", type=int, default=0, help="samples of which every tensor meets the oracle")
     parser.add_argument("--calibration", type=int, help="calibration samples; default: the model's count")
     parser.add_argument("--samples", type=int, help="evaluation samples; default: all")
