@@ -28,7 +28,8 @@ def float_sums(x: Array, axis: int) -> Stats:
     """
     with exact64():
         scaled = jnp.rint(x.astype(jnp.float64) * np.float64(1 << LIMB))
-        return {"float": _exact_sum(scaled, axis)[None], "peak": jnp.abs(x).max()}
+        # Not the maximum of |x|: the compiler has no fast form of that (three times the cost of all these sums).
+        return {"float": _exact_sum(scaled, axis)[None], "peak": jnp.maximum(x.max(), -x.min())}
 
 
 def fixed_sums(p: Array, axis: int, psum_bits: int) -> Stats:

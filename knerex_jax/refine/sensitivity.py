@@ -14,8 +14,9 @@ from knerex_jax.emulator.methods import Methods, choose
 from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
 from knerex_jax.emulator.wide import embed, widen
 from knerex_jax.errors import ConfigError
-from knerex_jax.graph.ir import Model
+from knerex_jax.graph.ir import Graph, Model, Node
 from knerex_jax.lowering.float import lower_float
+from knerex_jax.ops.build import softmax_difference
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.program.program import Constants, Program
@@ -31,7 +32,7 @@ class Reference:
 
     Attributes:
       inputs: name -> [N, *shape], the model's batch axis of 1 included.
-      outputs: name -> float64 [N, *shape], of the outputs that are real numbers.
+      outputs: name -> float64 [N, *shape], of the tensors that are judged.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -51,18 +52,48 @@ def run_float(model: Model, inputs: Mapping[str, Any], registry: Mapping[str, Op
       ModelError: the inputs do not fit the model.
       ConfigError: no output is a real number, so there is nothing to measure.
     """
+    judged = judged_tensors(model)
     types = {t: model.graph.types[t] for t in model.graph.inputs}
     held = {t: a.reshape(-1, *types[t].shape) for t, a in stack_inputs(inputs, types).items()}
-    fn, params = lower_float(model, registry=registry)
+    fn, params = lower_float(model, taps=judged, registry=registry)
     step = jax.jit(jax.vmap(fn, (None, 0)))
     parts = [step(params, batch) for batch in _batches(held, batch_size)]
-    real = [t for t in model.graph.outputs if t not in model.exact]
-    if not real:
+    if not judged:
         fix = "cut what makes integers of the output (ArgMax, TopK) off the model"
         raise ConfigError("sensitivity needs an output of real numbers", where=model.graph.name, fix=fix)
     count = len(next(iter(held.values())))
-    outputs = {t: np.concatenate([np.asarray(p[t], np.float64) for p in parts])[:count] for t in real}
+    outputs = {t: np.concatenate([np.asarray(p[t], np.float64) for p in parts])[:count] for t in judged}
     return Reference(held, outputs)
+
+
+_SATURATING = ("Sigmoid", "HardSigmoid", "Tanh")
+
+
+def judged_tensors(model: Model) -> tuple[str, ...]:
+    """The real outputs of a model; of a softmax or a sigmoid what goes into it, because its ends hide any noise."""
+    graph = model.graph
+    found: dict[str, None] = {}
+    for t in graph.outputs:
+        while (maker := graph.producer.get(t)) is not None:
+            if maker.op_type in _SATURATING or maker.op_type in ("Reshape", "Transpose"):
+                before = maker.inputs[0]
+            elif (scores := _softmax_scores(maker, graph)) is not None:
+                before = scores
+            else:
+                break
+            t = before
+        if t not in model.exact:
+            found[t] = None
+    return tuple(found)
+
+
+def _softmax_scores(node: Node, graph: Graph) -> str | None:
+    """The operand of a decomposed softmax whose last node this is: exp(x - max) times the reciprocal of its sum."""
+    if node.op_type != "Mul":
+        return None
+    exps = [m for t in node.inputs if (m := graph.producer.get(t)) is not None and m.op_type == "Exp"]
+    inner = graph.producer.get(exps[0].inputs[0]) if exps else None
+    return inner.inputs[0] if inner is not None and softmax_difference(inner, graph) else None
 
 
 def _batches(arrays: Mapping[str, np.ndarray], size: int) -> Iterable[dict[str, np.ndarray]]:
@@ -81,29 +112,33 @@ class WideEmulator:
     Attributes:
       program: the widened form of theirs.
       methods: for the joined bounds of all of them.
+      taps: tensors to return; None for the outputs.
       plans_at_once: how many run side by side; it changes speed alone.
     """
 
     program: Program
     methods: Methods
+    taps: tuple[str, ...] | None = None
     plans_at_once: int = 1
 
     @classmethod
-    def of(cls, plans: Iterable[Fixed], plans_at_once: int = 1) -> "WideEmulator":
+    def of(
+        cls, plans: Iterable[Fixed], *, taps: tuple[str, ...] | None = None, plans_at_once: int = 1
+    ) -> "WideEmulator":
         """The emulator for plans of one widened program."""
         held = list(plans)
         program, bounds = widen(held[0][0]), join([bound_program(*p) for p in held])
-        return cls(program, choose(program, bounds, jax.default_backend()), plans_at_once)
+        return cls(program, choose(program, bounds, jax.default_backend()), taps, plans_at_once)
 
     @cached_property
     def _step(self) -> Callable[..., Any]:
-        fn = over_samples(lower_fixed(self.program, self.methods), samples_at_once(self.program))
+        fn = over_samples(lower_fixed(self.program, self.methods, self.taps), samples_at_once(self.program))
         return jax.jit(jax.vmap(fn, (0, None)), compiler_options=compiler_options(jax.default_backend()))
 
     def run(
         self, plans: Sequence[Fixed], inputs: Mapping[str, np.ndarray], *, batch_size: int = 16
     ) -> Iterable[list[dict[str, np.ndarray]]]:
-        """Output codes, plan by plan and batch by batch.
+        """Codes of outputs or taps, plan by plan and batch by batch.
 
         Args:
           plans: whose bounds `of` has seen.
@@ -126,9 +161,9 @@ class WideEmulator:
 def output_noise(
     plans: Sequence[Fixed], reference: Reference, *, batch_size: int = 16, plans_at_once: int = 1
 ) -> np.ndarray:
-    """Noise of every plan at the outputs of the model, relative to the float model: float64 [plans].
+    """Noise of every plan at the judged tensors, relative to the float model: float64 [plans].
 
-    Energy of the error over energy of the signal, pooled over the samples, and its mean over the outputs: 1 / SNR.
+    Energy of the error over energy of the signal, pooled over the samples, and its mean over the tensors: 1 / SNR.
     Plans of equal widened form share one compilation.
     """
     noise = np.zeros(len(plans))
@@ -137,15 +172,17 @@ def output_noise(
         forms.setdefault(widen(program), []).append(k)
     for places in forms.values():
         chosen = [plans[k] for k in places]
-        emulator = WideEmulator.of(chosen, plans_at_once)
+        emulator = WideEmulator.of(chosen, taps=tuple(reference.outputs), plans_at_once=plans_at_once)
         runs = emulator.run(chosen, reference.inputs, batch_size=batch_size)
-        for k, (_, constants), batches in zip(places, chosen, runs, strict=True):
-            noise[k] = np.mean([_relative(t, want, constants, batches) for t, want in reference.outputs.items()])
+        for k, plan, batches in zip(places, chosen, runs, strict=True):
+            noise[k] = np.mean([_relative(t, want, plan, batches) for t, want in reference.outputs.items()])
     return noise
 
 
-def _relative(tensor: str, want: np.ndarray, constants: Constants, batches: list[dict[str, np.ndarray]]) -> float:
-    inverse = float(constants[f"tensor:{tensor}"]["inverse"][0])
+def _relative(tensor: str, want: np.ndarray, plan: Fixed, batches: list[dict[str, np.ndarray]]) -> float:
+    program, constants = plan
+    inverse, axis = np.asarray(constants[f"tensor:{tensor}"]["inverse"], np.float64), program.tensor[tensor].axis
+    inverse = inverse.reshape([-1 if axis is not None and k == axis + 1 else 1 for k in range(want.ndim)])
     got = np.concatenate([b[tensor] for b in batches])[: len(want)].astype(np.float64) * inverse
     signal = float(np.sum(want**2))
     error = float(np.sum((got - want) ** 2))

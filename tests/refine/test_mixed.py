@@ -22,7 +22,7 @@ from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.planner import plan_model
 from knerex_jax.quantize.structure import is_weighted
 from knerex_jax.refine.mixed import Candidate, choose_widths, spend, to_db, write_candidates
-from knerex_jax.refine.sensitivity import WideEmulator, output_noise, run_float
+from knerex_jax.refine.sensitivity import WideEmulator, judged_tensors, output_noise, run_float
 from knerex_jax.targets import TARGETS
 
 WIDE = WidthRequest(15, 15, 15, 15)
@@ -154,6 +154,23 @@ def test_what_the_input_feeds_stays_wide_whatever_the_budget_and_costs_are_an_ar
     assert {c.bits for c in mixed.candidates} == {8} and mixed.share == pytest.approx(0.6)
     (note,) = mixed.notes
     assert (note.where, note.requested, note.applied) == ("flops_ratio", "0.5", "0.600")
+
+
+def test_a_softmax_or_sigmoid_is_judged_by_what_goes_into_it():
+    text = """(float[1,6] x) => (float[1,5] y, float[1,5] z, float[1,5] u) <float[6,5] w, float[6,5] v> {
+      [fc] l = MatMul(x, w)  [last] y = Softmax<axis = 1>(l)
+      [other] m = MatMul(x, v)  [gate] z = Sigmoid(m)  [plain] u = Add(l, m)
+    }"""
+    model = decompose_model(model_of(text))
+    assert judged_tensors(model) == ("l", "m", "u")
+    inputs = samples(model, 5)
+    reference = run_float(model, inputs, REGISTRY, 2)
+    assert set(reference.outputs) == {"l", "m", "u"}
+    made = plan_model(model, exact_ranges(model, inputs, "720"), WIDE, TARGET, policy=EVERY_CHANNEL)
+    fixed = fixed_model(made).run(inputs, taps=("l", "m", "u"))
+    want = [10 ** (-snr_db(a, fixed[t].reshape(a.shape)) / 10) for t, a in reference.outputs.items()]
+    got = output_noise([(made.program, made.constants)], reference, batch_size=2)
+    np.testing.assert_allclose(got, np.mean(want), rtol=1e-2)
 
 
 def test_integer_outputs_have_no_snr():
