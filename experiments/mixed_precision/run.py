@@ -90,7 +90,8 @@ class Subject:
         """The same of plain int8, whose inputs have 8 bits, too."""
         made = self.plan(INT8, 2)
         fixed = kx.FixedModel(Bie(made.program, made.constants, made.plan, {}))
-        got = fixed.run({t: a[:, 0] for t, a in self.evaluation.inputs.items()}, batch_size=self.args.batch)
+        samples = {t: a[:, 0] for t, a in self.evaluation.inputs.items()}
+        got = fixed.run(samples, taps=tuple(self.evaluation.outputs), batch_size=self.args.batch)
         noise = [
             np.sum((got[t].astype(np.float64).reshape(want.shape) - want) ** 2) / np.sum(want**2)
             for t, want in self.evaluation.outputs.items()

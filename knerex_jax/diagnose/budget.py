@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from knerex_jax.diagnose.measure import Measured, TensorSums, measure
+from knerex_jax.diagnose.measure import Measured, TensorSums, cut_by_design, measure
 from knerex_jax.diagnose.rows import BudgetRow, ErrorBudget, Loss, Traces, as_db
 from knerex_jax.errors import ConfigError
 from knerex_jax.ops import REGISTRY
@@ -78,7 +78,7 @@ def _made(planned: Planned) -> list[tuple[str, str]]:
 def _row(planned: Planned, measured: Measured, node: str, tensor: str, signal: Mapping[str, float]) -> BudgetRow:
     graph, plan, sums = planned.model.graph, planned.plan, measured.tensors[tensor]
     kinds = [graph.node[n].op_type for n in (node, plan.fused.get(node)) if n in graph.node]
-    values, by_design = float(sums.count), _cut_by_design(planned, tensor, sums)
+    values, by_design = float(sums.count), tensor in cut_by_design(planned)
     return BudgetRow(
         node=node, op="+".join(kinds) or "Input", tensor=tensor, bits=plan.formats[tensor].bits,
         weight_bits=plan.weight_bits.get(node),
@@ -88,14 +88,6 @@ def _row(planned: Planned, measured: Measured, node: str, tensor: str, signal: M
         at_low=float(sums.low_codes) / values, at_high=float(sums.high_codes) / values,
         dead_channels=_dead(sums), channels=sums.float_span.shape[1], cut_by_design=by_design,
     )  # fmt: skip
-
-
-def _cut_by_design(planned: Planned, tensor: str, sums: TensorSums) -> bool:
-    """Whether a rule of the plan, not a measured range, keeps values out; a softmax sees no difference there."""
-    structure = planned.structure
-    if any(tensor in (y, *operands) for y, operands in structure.masked.items()):
-        return True
-    return bool(np.abs(sums.float_span).max() > structure.bounds.get(tensor, math.inf) * (1 + 1e-5))
 
 
 def _loss(slopes: Gates, node: str, tensor: str, output: int, signal: float, cut_by_design: bool) -> Loss:

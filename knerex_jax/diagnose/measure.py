@@ -17,6 +17,7 @@ from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.stream import compiler_options
 from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.lowering.float import lower_float
+from knerex_jax.ops.build import softmax_difference
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.program import Constants, Program
@@ -102,6 +103,14 @@ def measure(
         tensors = {t: tensors[t] + s if t in tensors else s for t, s in found.items()}
     slopes, errors = jax.tree.map(lambda *parts: np.concatenate(parts), *traced)
     return Measured(tensors, slopes, errors)
+
+
+def cut_by_design(planned: Planned) -> frozenset[str]:
+    """Tensors that a rule of the plan cuts because what reads them sees no difference: masks, operands of a softmax."""
+    graph, structure = planned.model.graph, planned.structure
+    masked = {t for y, operands in structure.masked.items() for t in (y, *operands)}
+    differences = (n.outputs[0] for n in graph.nodes if softmax_difference(n, graph))
+    return frozenset(masked.union(t for t in differences if all(r.op_type == "Exp" for r in graph.readers.get(t, ()))))
 
 
 def _double(value: Array) -> np.ndarray:
@@ -213,12 +222,15 @@ def _tracer(
     One pass backwards gives its product with a random vector for every switch at once.
     """
     fn, params = lower_simulated(planned, registry=registry)
-    on = Gates.filled(planned, 1)
+    on, free = Gates.filled(planned, 1), cut_by_design(planned)
+    for t in free:
+        on = on.switched("clip", t, 0)
     outputs = _outputs(planned)
 
     def one(params: Any, inputs: Values, held: Values, missed: Values, signs: Values) -> tuple[Gates, Array]:
         def run(gates: Gates) -> dict[str, Array]:
-            made = fn(params, gates, inputs, held)
+            # Cut values would each add exp(limit) to a softmax, and rounding of the terms would seem to take it back.
+            made = fn(params, gates, inputs, {t: v for t, v in held.items() if t not in free})
             return {t: made[t] for t in outputs}
 
         _, pull = jax.vjp(run, on)

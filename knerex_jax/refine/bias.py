@@ -55,7 +55,7 @@ class BiasAdjusted:
       planned: made again of the model with adjusted biases (`planned.refined`); formats unchanged.
       records: one per weighted node that has a bias, in order.
       samples: how many were fitted, how many held out.
-      spool_bytes: most bytes that were spilled to disk; 0 where one batch held all samples.
+      spool_bytes: most bytes that were spilled to disk; 0 if all samples were kept in memory.
     """
 
     planned: Planned
@@ -81,13 +81,12 @@ def adjust_bias(
 
     Args:
       planned: what is adjusted; the float values are those of `planned.model`, the biases those of `planned.refined`.
-      inputs: samples, name -> [N, ...] in place of the model's batch axis, or an iterable of such batches, the first of
-        which is the largest; read once.
+      inputs: samples, name -> [N, ...] in place of the model's batch axis, or an iterable of such batches; read once.
       mode: "parallel": each node sees its quantized float input. "sequential": each node sees what the corrected nodes
         before it make; the same as correcting one node at a time and running everything again for the next.
       target: platform of the plan.
-      batch_size: samples per step. Sequentially, what waits between two steps is spilled to disk where the samples
-        take several batches; its size is logged before.
+      batch_size: samples per step; sequentially, the number of samples up to which what waits between two nodes is
+        kept in memory. With more it is spilled to disk, and its size is logged before.
       registry: operator records.
       progress: called with the nodes that are done, and all.
 

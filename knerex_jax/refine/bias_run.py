@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import jax
@@ -41,26 +41,24 @@ Batch = Mapping[str, np.ndarray]
 HELD_OUT_EVERY = 4
 """Of every so many samples the last is held out: it judges corrections instead of making them."""
 
-_AT_ONCE = 8
+_AT_ONCE = 16
 
 _log = logging.getLogger(__name__)
 
 
 def feed(
-    inputs: Batch | Iterable[Batch], types: Mapping[str, TensorType], batch_size: int, at_once: int
+    inputs: Batch | Iterable[Batch], types: Mapping[str, TensorType], size: int
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Batches of one shape: (frontier [size, ...] that begins a pass, number of true samples).
 
     Args:
-      inputs: all samples, or batches of them; the first is then the largest.
+      inputs: all samples, or batches of them.
       types: of the model's inputs.
-      batch_size: samples per batch, rounded up to a multiple of `at_once`.
-      at_once: samples that a step runs together.
+      size: samples per batch.
 
     Raises:
       ModelError: an input is missing, does not fit, or holds NaN or infinity.
     """
-    size = -(-batch_size // at_once) * at_once
     for given in (inputs,) if isinstance(inputs, Mapping) else inputs:
         arrays = stack_inputs(given, types)
         count = len(next(iter(arrays.values())))
@@ -124,7 +122,7 @@ class Passes:
         params = jax.device_put({"fixed": prepare(program, self.constants), "float": dict(self.model.constants)})
         totals = {w.name: self._totals(w) for w in self.weighted}
         done = 0
-        for batch, true in feed(inputs, self._types, batch_size, self.at_once):
+        for batch, true in feed(inputs, self._types, -(-batch_size // self.at_once) * self.at_once):
             held = _held_out(done, true)
             for name, stats in fn(params, batch).items():
                 totals[name].add(_true(stats, true), held)
@@ -145,23 +143,26 @@ class Passes:
 
         Args:
           inputs: samples.
-          batch_size: samples per step. More than one batch spills the frontier to disk.
+          batch_size: with more samples than this the frontier is spilled to disk. Steps are smaller: what one of them
+            makes should fit the caches and be memory that the allocator hands out again.
           decide: (node, its totals) -> integers that the node is to go on with; None keeps them.
 
         Returns:
-          Bytes that were spilled to disk at most, 0 for a single batch.
+          Bytes that were spilled to disk at most, 0 if none were.
         """
-        given = feed(inputs, self._types, batch_size, self.at_once)
-        first = list(zip(range(2), given, strict=False))
-        several, size = len(first) > 1, len(next(iter(first[0][1][0].values())))
+        size = self.at_once
+        given = feed(inputs, self._types, size)
+        first = list(islice(given, -(-batch_size // size)))
+        rest = list(islice(given, 1))
         last = {key: k for k, s in enumerate(self.stages) for key in s.reads}
-        with open_spool(on_disk=several) as spool:
+        spills = bool(rest)
+        with open_spool(on_disk=spills) as spool:
             counts = []
-            for b, (batch, true) in enumerate(chain((g for _, g in first), given)):
+            for b, (batch, true) in enumerate(chain(first, rest, given)):
                 counts.append(true)
                 for key in batch.keys() & last.keys():
                     spool.put(key, b, across(batch[key]))
-            if several:
+            if spills:
                 expected = sample_bytes(self.stages, self.program, self.model) * size * len(counts)
                 _log.info("bias adjustment spills %.1f MiB to disk at most", expected / 2**20)
                 spool.expect(expected)
@@ -169,7 +170,7 @@ class Passes:
             for k, stage in enumerate(self.stages):
                 totals = self._run_stage(k, integers, counts, spool, last)
                 integers = decide(stage.end, totals) or self.constants[stage.end.name]
-            return spool.peak if several else 0
+            return spool.peak if spills else 0
 
     @cached_property
     def _parts(self) -> tuple[tuple[Methods, Any], ...]:

@@ -108,7 +108,8 @@ class Totals:
 
 def _integers(limbs: np.ndarray) -> list[int]:
     """[parts, 3, C] -> C Python integers: limb k of part j counts 2**(24 (j + k))."""
-    parts, count, channels = limbs.shape
-    weights = [1 << LIMB * (j + k) for j in range(parts) for k in range(count)]
-    rows = limbs.reshape(-1, channels).T.tolist()
-    return [sum(v * w for v, w in zip(row, weights, strict=True)) for row in rows]
+    total = [0] * limbs.shape[-1]
+    for j, (low, middle, high) in enumerate(limbs):
+        pairs = zip(total, high.tolist(), (low + (middle << LIMB)).tolist(), strict=True)
+        total = [t + (((h << 2 * LIMB) + rest) << LIMB * j) for t, h, rest in pairs]
+    return total

@@ -73,10 +73,11 @@ def learn_rounding(
 ) -> Rounded:
     """Chooses the weight codes of every weighted node, first to last, each behind the codes chosen before it.
 
-    A node's outputs at random places are compared with the float model's; its inputs are the codes that the rounded
-    nodes before it give, so their errors are corrected, too. Each output is an integer least squares problem in the
-    codes of its weights (`round_lattice`), the weights of 4 bits also with their largest clipped; how closely to follow
-    the samples is decided by those held out, and so is whether the result is kept.
+    Each output of a node is an integer least squares problem in the codes of its weights (`round_lattice`), over the
+    codes that the rounded nodes before it give at random places; weights of 4 bits are tried with their largest
+    clipped, too. How closely to follow the samples, and whether the result is kept, is decided by the float model's
+    outputs on samples held out. That judgement is worth as much as those samples are independent of the others:
+    several crops of one photo are not. All samples' live tensors are held in memory.
 
     Args:
       planned: what was planned; its exact weights are those of `planned.refined`.
@@ -172,14 +173,10 @@ class _Problem:
         reference = apply_activation(self.act, self.targets[self.held_out])
         return float(np.mean((real - reference) ** 2) / max(float(np.mean(reference**2)), 1e-30))
 
-    def normal_equations(self, trial: _Trial, exact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean products of the rows with themselves [G, F, F], and with what exact codes miss of the sums [G, F, O]."""
-        sums = (self.targets * trial.grid.accumulator - trial.bias).astype(np.float32)[~self.held_out]
-        wanted = np.moveaxis(sums.reshape(len(sums), len(self.rows), -1), 1, 0)
+    def gram(self) -> np.ndarray:
+        """Mean products of the learning rows with themselves, float64 [G, F, F]."""
         rows = self.rows[:, ~self.held_out]
-        across, count = rows.swapaxes(1, 2), rows.shape[1]
-        missing = wanted - rows @ exact.astype(np.float32).swapaxes(1, 2)
-        return (across @ rows).astype(np.float64) / count, (across @ missing).astype(np.float64) / count
+        return (rows.swapaxes(1, 2) @ rows).astype(np.float64) / rows.shape[1]
 
 
 def _learn(
@@ -200,15 +197,19 @@ def _learn(
 
 
 def _solutions(trial: _Trial, problem: _Problem, steps: int) -> Iterator[np.ndarray]:
-    """Codes [G, O / G, F] that follow the samples more or less closely."""
+    """Codes [G, O / G, F] that follow the samples more or less closely.
+
+    They come close to what the exact weights give for the same integer inputs. Made to undo the errors of the inputs,
+    too, codes fit the samples instead: MobileNetV2 int8, learned on crops of some photos, has 13.7 dB on other photos
+    that way, 16.7 dB this way and 12.9 dB with nearest rounding.
+    """
     grid, groups = trial.grid, len(problem.rows)
     exact, nearest, held = (_grouped(a, groups) for a in (grid.exact, grid.codes, grid.held))
-    gram, slope = problem.normal_equations(trial, exact)
+    gram = problem.gram()
     power = np.diagonal(gram, axis1=1, axis2=2).mean(axis=1)[:, None, None] * np.eye(gram.shape[1])
     for damping in _DAMPINGS:
         damped = gram + damping * power + 1e-6 * np.eye(gram.shape[1])
-        wanted = exact + np.linalg.solve(damped, slope).swapaxes(1, 2)
-        yield round_lattice(wanted, damped, grid.limit.reshape(groups, -1, 1), held, nearest, steps)
+        yield round_lattice(exact, damped, grid.limit.reshape(groups, -1, 1), held, nearest, steps)
 
 
 def _axis(mac: Mac) -> int:

@@ -160,6 +160,23 @@ def test_dead_channels_are_counted_and_the_last_batch_is_not_counted_twice():
     assert budget.snr_db[y] == pytest.approx(measured, abs=1e-3)
 
 
+def test_what_a_softmax_cuts_by_design_is_no_loss():
+    """Hundreds of classes far below the best one: exp of the limit, for each of them, is not what the integers add."""
+    net = Net({"x": (1, 6)})
+    scores = net.add("Gemm", "x", net.random(6, 400, scale=4))
+    below = net.add("Sub", scores, net.add("ReduceMax", scores, axes=(1,)))
+    terms = net.add("Exp", below)
+    y = net.add("Mul", terms, net.add("Reciprocal", net.add("ReduceSum", terms, axes=(1,))))
+    model = net.model(y)
+    inputs = samples(model, 8)
+    budget = error_budget(plan(model, inputs, width="int16"), inputs, samples=8, probes=4)
+    rows = {r.tensor: r for r in budget.rows}
+    assert rows[below].cut_by_design and rows[below].at_low > 0.5
+    assert rows[below].accumulated_db < 20 and budget.first_bad is None
+    assert rows[below].losses[y].clip == 0
+    assert budget.explained[y] > 0.9
+
+
 def test_reports(case):
     *_, budget = case
     (y,) = budget.snr_db

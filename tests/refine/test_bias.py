@@ -117,9 +117,9 @@ def real_values(planned, inputs):
 
 
 def grouped_values(model, inputs, taps):
-    """Float values made 8 samples at a time: how many run together may change the last bit of a float."""
+    """Float values made 16 samples at a time: how many run together may change the last bit of a float."""
     count = len(next(iter(inputs.values())))
-    groups = [np.minimum(np.arange(k, k + 8), count - 1) for k in range(0, count, 8)]
+    groups = [np.minimum(np.arange(k, k + 16), count - 1) for k in range(0, count, 16)]
     values = [float_values(model, {t: a[g] for t, a in inputs.items()}, taps) for g in groups]
     return {t: np.concatenate([v[t] for v in values])[:count] for t in taps}
 
