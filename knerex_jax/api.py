@@ -23,7 +23,7 @@ from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.flow import Ops, analyze, make_plan, mix_widths, open_calibration
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.read import declared_shapes
-from knerex_jax.improve import HELD_OUT_EVERY, choose_ranges, refine
+from knerex_jax.improve import choose_ranges, refine
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
@@ -103,8 +103,7 @@ def run_ptq(
     learned: dict[str, Any] = {}
     if config.range_search:
         with clock("search ranges"):
-            held = {t: a[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] for t, a in samples.items()}
-            choice = choose_ranges(decomposed, source, held, config, ops=ops, progress=progress)
+            choice = choose_ranges(decomposed, source, samples, config, ops=ops, progress=progress)
             config, ranges, learned["range_search"] = choice.config, choice.ranges, choice.to_json()
     with clock("plan"):
         mixed = mix_widths(decomposed, ranges, config, samples, ops=ops) if config.ranked else None

@@ -48,9 +48,9 @@ def test_every_step_leaves_its_records(learned):
     records = learned.report["learned"]
     search = records["range_search"]
     assert search["snr_db"][search["chosen"]] == max(search["snr_db"].values())
-    assert {r["node"] for r in records["weight_rounding"]} == set(learned.plan.weight_bits)
-    assert any(r["kept"] for r in records["bias_adjustment"])
-    assert all(r["after"] < r["before"] for r in records["weight_rounding"] if r["kept"])
+    assert {r["node"] for r in records["weight_rounding"]["nodes"]} == set(learned.plan.weight_bits)
+    assert any(r["kept"] for r in records["bias_adjustment"]["nodes"])
+    assert all(r["after"] < r["before"] for r in records["weight_rounding"]["nodes"] if r["kept"])
 
 
 def test_emulator_and_oracle_agree_on_refined_integers(learned, digits):

@@ -178,7 +178,7 @@ class PTQConfig:
         # 15-bit data do without it, 8-bit data need it (experiments/mixed_precision).
         if self.datapath_bitwidth_mode != "int16":
             return 2
-        return 0 if "weight" in self.mixes else {"int16": 4}.get(self.weight_bitwidth_mode, 2)
+        return 4 if self.weight_bitwidth_mode == "int16" else 0
 
     @property
     def target(self) -> Target:

@@ -14,14 +14,12 @@ from knerex_jax.ops.opdef import OpDef
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.planner import Planned, refine_plan
 from knerex_jax.refine.bias_nodes import Integers, Weighted, integers_of, view_of, weighted_nodes, with_biases
-from knerex_jax.refine.bias_run import HELD_OUT_EVERY, Batch, Passes
+from knerex_jax.refine.bias_run import Batch, Passes
 from knerex_jax.refine.bias_sums import Totals
+from knerex_jax.refine.split import FEWEST_SAMPLES
 from knerex_jax.targets.spec import Target
 
 BiasMode = Literal["parallel", "sequential"]
-
-FEWEST_SAMPLES = 2 * HELD_OUT_EVERY
-"""With fewer samples none is held out, and every correction is kept."""
 
 _FIT, _HELD = (0,), (1,)
 
@@ -76,8 +74,8 @@ def adjust_bias(
 ) -> BiasAdjusted:
     """Adds the mean error of every accumulator to the bias of its node.
 
-    Every fourth sample is held out (none below 8 samples; the plan then carries a note). A node's correction is kept if
-    it lowers the error of the held-out samples. The result does not depend on the batch size.
+    One of every four samples is held out (none below 8 samples; the plan then carries a note). A node's correction is
+    kept if it lowers the error of the held-out samples. The result does not depend on the batch size.
 
     Args:
       planned: what is adjusted; the float values are those of `planned.model`, the biases those of `planned.refined`.

@@ -33,13 +33,11 @@ from knerex_jax.refine.bias_stages import (
     stage_step,
 )
 from knerex_jax.refine.bias_sums import Totals, exact_limit
+from knerex_jax.refine.split import held_out
 from knerex_jax.refine.spool import Spool, open_spool
 
 Batch = Mapping[str, np.ndarray]
 """Input name -> [n, ...], n samples in place of the model's batch axis."""
-
-HELD_OUT_EVERY = 4
-"""Of every so many samples the last is held out: it judges corrections instead of making them."""
 
 _AT_ONCE = 16
 
@@ -226,7 +224,7 @@ class Passes:
 
 def _held_out(start: int, count: int) -> np.ndarray:
     """Which of these samples, counted from `start`, are held out: bool [count]."""
-    return np.arange(start, start + count) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    return held_out(np.arange(start, start + count))
 
 
 def _true(stats: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:

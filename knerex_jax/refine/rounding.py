@@ -17,11 +17,9 @@ from knerex_jax.refine.clip import clip_weights
 from knerex_jax.refine.grid import WeightGrid, grid_weights, mac_instructions, weight_grid, with_weights
 from knerex_jax.refine.lattice import round_lattice
 from knerex_jax.refine.rows import float_values, sample_places, weight_rows
+from knerex_jax.refine.split import HELD_OUT_EVERY, held_out
 from knerex_jax.refine.walk import Codes, Integers, walk
 from knerex_jax.targets.spec import Target
-
-_HELD_OUT = 4
-"""Every fourth sample judges what the others taught."""
 
 _DAMPINGS = (0.003, 0.03, 0.3)
 """How strongly codes are held near the exact weights, as shares of the mean square of what they meet."""
@@ -81,7 +79,7 @@ def learn_rounding(
 
     Args:
       planned: what was planned; its exact weights are those of `planned.refined`.
-      inputs: calibration samples, name -> [N, ...] in place of the batch axis; every fourth is held out.
+      inputs: calibration samples, name -> [N, ...] in place of the batch axis; one of every four is held out.
       target: platform.
       registry: operator records.
       batch_size: samples per compiled step of the float model.
@@ -94,8 +92,8 @@ def learn_rounding(
       PlanError: a shift is out of range; names the node.
     """
     count = len(next(iter(inputs.values())))
-    if count < _HELD_OUT:
-        fix = f"give at least {_HELD_OUT}, better 100"
+    if count < HELD_OUT_EVERY:
+        fix = f"give at least {HELD_OUT_EVERY}, better 100"
         raise ConfigError(f"{count} samples cannot be split", where="learned weight rounding", fix=fix)
     rng, program, graph = np.random.default_rng(seed), planned.program, planned.model.graph
     macs = {m.name: m for m in mac_instructions(planned) if m.kind != "diagonal"}
@@ -117,9 +115,9 @@ def learn_rounding(
         trials = [_Trial(weight_grid(p, i, registry), p.constants[i.name]) for p in plans]
         shapes = program.shapes[i.inputs[0]], program.shapes[i.output]
         rows = weight_rows(i, trials[0].grid.form, operands[i.inputs[0]], shapes, places[i.name])
-        held_out = np.repeat(np.arange(count), places[i.name].shape[1]) % _HELD_OUT == _HELD_OUT - 1
+        judge = held_out(np.repeat(np.arange(count), places[i.name].shape[1]))
         act = fused_activation(planned, i, registry)
-        problem = _Problem(act, rows, targets.pop(i.name), held_out)
+        problem = _Problem(act, rows, targets.pop(i.name), judge)
         best, codes, record = _learn(i.name, trials, problem, steps)
         records.append(record)
         if progress is not None:

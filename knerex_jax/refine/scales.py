@@ -25,12 +25,12 @@ from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import Structure
 from knerex_jax.refine.noise import NoiseMeter
+from knerex_jax.refine.split import held_out
 from knerex_jax.targets.spec import Target
 
 GUARDS = (0, 1, 2, 3, 4, 8)
 FACTORS = (0.7, 0.8, 0.9, 1.0, 1.1)
 
-_HELD_OUT = 4
 _LEAST_GAIN = 0.01
 """A change has to lower the noise by this share: less is chance."""
 
@@ -85,7 +85,7 @@ def search_scales(
       model: decomposed and bound.
       ranges: as measured.
       request: widths.
-      inputs: name -> [N, ...] in place of the batch axis; every fourth sample judges, the others are searched on.
+      inputs: name -> [N, ...] in place of the batch axis; one of every four samples judges, the others are searched on.
       target: platform.
       policy: how ranges are widened where nothing is searched.
       registry: operator records.
@@ -99,7 +99,7 @@ def search_scales(
     """
     policy = policy or RangePolicy()
     base = plan_model(model, ranges, request, target, policy=policy, registry=registry)
-    judged = np.arange(len(next(iter(inputs.values())))) % _HELD_OUT == _HELD_OUT - 1
+    judged = held_out(np.arange(len(next(iter(inputs.values())))))
     meter = _meter(model, inputs, registry, batch_size)
     learn, judge = meter.part(~judged), meter.part(judged)
     groups = free_groups(base.structure, ranges, base.model)

@@ -17,6 +17,7 @@ from knerex_jax.program.primitives import Mac
 from knerex_jax.quantize.planner import refine_plan
 from knerex_jax.refine.bias import adjust_bias
 from knerex_jax.refine.bias_nodes import with_biases
+from knerex_jax.refine.split import held_out
 from knerex_jax.targets import TARGETS
 
 
@@ -89,7 +90,7 @@ def mean_error(real, p, unit):
 
 def correction(real, p, unit):
     """The fitted samples' mean error, or None if it does not help every fourth sample."""
-    held = np.arange(len(p)) % 4 == 3
+    held = held_out(np.arange(len(p)))
     delta, mean = mean_error(real[~held], p[~held], unit), mean_error(real[held], p[held], unit)
     return delta if (delta**2 - 2 * delta * mean).sum() < 0 else None
 
@@ -213,7 +214,7 @@ def test_a_correction_that_hurts_held_out_samples_is_refused():
     model = net.model(net.conv("x", 2, kernel=1))
     usual = samples(model, 16)
     planned = plan(model, usual, "720")
-    held = (np.arange(16) % 4 == 3).reshape(-1, 1, 1, 1)
+    held = held_out(np.arange(16)).reshape(-1, 1, 1, 1)
     far = {"x": np.where(held, np.float32(-20), np.float32(20)) + usual["x"]}  # saturates, in opposite directions
     (record,) = (made := adjust_bias(planned, far, target=TARGETS["720"])).records
     assert not record.kept and record.held_after > record.held_before and "held-out" in record.why

@@ -10,6 +10,7 @@ from knerex_jax.metrics import snr_db
 from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.planner import plan_model
 from knerex_jax.refine.scales import FACTORS, GUARDS, Setting, free_groups, search_scales, setting_overrides
+from knerex_jax.refine.split import held_out
 from knerex_jax.targets import TARGETS
 
 TARGET = TARGETS["720"]
@@ -59,9 +60,9 @@ def test_it_holds_on_data_the_search_never_saw(searched):
 
 def test_noise_is_that_of_the_held_out_samples(searched):
     model, _, inputs, found = searched
-    held_out, (y,) = {t: v[3::4] for t, v in inputs.items()}, model.graph.outputs
-    expected = float_values(model, held_out, ())[y]
-    measured = snr_db(expected, fixed_model(found.planned).run(held_out)[y])
+    judges, (y,) = {t: v[held_out(np.arange(len(v)))] for t, v in inputs.items()}, model.graph.outputs
+    expected = float_values(model, judges, ())[y]
+    measured = snr_db(expected, fixed_model(found.planned).run(judges)[y])
     assert -10 * np.log10(found.noise[found.chosen]) == pytest.approx(measured, abs=1e-3)
 
 
