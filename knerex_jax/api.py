@@ -20,10 +20,10 @@ from knerex_jax.data.sources import Job, Sample, Source
 from knerex_jax.errors import ConfigError
 from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
-from knerex_jax.flow import Ops, analyze, make_plan, mix_widths, open_calibration
+from knerex_jax.flow import Ops, make_plan, measure, mix_widths, open_calibration, ranges_of
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.read import declared_shapes
-from knerex_jax.improve import choose_ranges, refine
+from knerex_jax.improve import choose_ranges, refine, searched_configs
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
@@ -98,12 +98,14 @@ def run_ptq(
     with clock("calibrate"):
         source, kept = _remember(open_calibration(config.np_txt, decomposed, config), LEARN_SAMPLES)
         report_samples = None if progress is None else lambda done: progress("calibrate", done, source.count)
-        ranges = analyze(decomposed, source, config, progress=report_samples, ops=ops)
+        searched = searched_configs(config)
+        measured = measure(decomposed, source, config, also=searched.values(), progress=report_samples, ops=ops)
     samples = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
     learned: dict[str, Any] = {}
-    if config.range_search:
+    ranges = ranges_of(measured, config)
+    if searched:
         with clock("search ranges"):
-            choice = choose_ranges(decomposed, source, samples, config, ops=ops, progress=progress)
+            choice = choose_ranges(decomposed, measured, samples, config, ops=ops, progress=progress)
             config, ranges, learned["range_search"] = choice.config, choice.ranges, choice.to_json()
     with clock("plan"):
         mixed = mix_widths(decomposed, ranges, config, samples, ops=ops) if config.ranked else None

@@ -1,6 +1,6 @@
 """What makes a plan better at the same widths: the choice of the range rule, scales, weight codes, biases.
 
-Each step is judged on samples it did not learn from, and keeps what it was given where it does not help.
+Each step is judged by the noise of the integers at the outputs of the model, and undone where it does not help.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from knerex_jax.calibrate.measured import Measured
 from knerex_jax.calibrate.ranges import Ranges
-from knerex_jax.data.sources import Source
-from knerex_jax.errors import ConfigError
-from knerex_jax.flow import Ops, analyze, make_plan, measure, ranges_of_each
+from knerex_jax.flow import Ops, make_plan, ranges_of_each
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.quantize.config import PTQConfig
@@ -24,7 +23,6 @@ from knerex_jax.refine.noise import NoiseMeter
 from knerex_jax.refine.ranges import search_ranges
 from knerex_jax.refine.rounding import learn_rounding
 from knerex_jax.refine.split import FEWEST_SAMPLES, held_out
-from knerex_jax.runtime import FloatModel
 
 Samples = Mapping[str, np.ndarray]
 """Input name -> [N, ...] in place of the model's batch axis."""
@@ -51,88 +49,72 @@ class RangeChoice:
 
     Attributes:
       config: the given one with the rule that was chosen.
-      ranges: by that rule, of all samples.
-      snr_db: label -> SNR in dB on held-out samples (of the mean share of noise over the outputs).
-      chosen: label of the rule.
+      ranges: by that rule.
+      snr_db: label -> SNR in dB (of the mean share of noise over the outputs); see `RangeSearch.noise`.
+      finalists: labels of the last round, the best first.
     """
 
     config: PTQConfig
     ranges: Ranges = field(repr=False)
     snr_db: Mapping[str, float]
-    chosen: str
+    finalists: tuple[str, ...]
+
+    @property
+    def chosen(self) -> str:
+        """Label of the rule."""
+        return self.finalists[0]
 
     def to_json(self) -> dict[str, Any]:
         """The table of the search as plain data."""
-        return {"chosen": self.chosen, "snr_db": dict(self.snr_db)}
+        return {"chosen": self.chosen, "finalists": list(self.finalists), "snr_db": dict(self.snr_db)}
 
 
 def choose_ranges(
     model: Model,
-    source: Source,
+    measured: Measured,
     samples: Samples,
     config: PTQConfig,
     *,
     ops: Ops = REGISTRY,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> RangeChoice:
-    """Tries range rules and guards, each judged on samples that its ranges do not rest on.
+    """Tries range rules and guards in real integers, and takes the one with least noise at the outputs of the model.
 
     Args:
       model: decomposed.
-      source: calibration data.
-      samples: the first of them; one of every four judges and is left out of the ranges that are tried.
+      measured: counts of the calibration data, for `searched_configs` too.
+      samples: some of these data, to judge by. (Few rules for many tensors: the samples that made the ranges judge
+        them well, and leaving a part out costs the judgement more than it gains.)
       config: everything but the rule.
       ops: operator records.
       progress: called with (stage, done, total).
 
     Raises:
-      ConfigError: the data can be read only once.
+      ConfigError: no output is a real number, so there is nothing to judge by.
       PlanError: no legal plan.
     """
-    if not source.rereadable:
-        raise ConfigError(
-            "the search reads the calibration data more than once", where="range_search=True",
-            fix="pass arrays, files, or a function that returns an iterator",
-        )  # fmt: skip
-    judging = held_out(np.arange(_count(samples)))
-    taken = frozenset(np.flatnonzero(judging).tolist())
-    teaching = replace(
-        source,
-        count=None if source.count is None else source.count - len(taken),
-        jobs=lambda: (job for i, job in enumerate(source.jobs()) if i not in taken),
-    )
-    rules = {label: replace(config, **rule) for label, rule in RULES.items()}
-    read = None if progress is None else lambda done: progress("search ranges", done, teaching.count)
-    first, *rest = rules.values()
-    measured = measure(model, teaching, first, also=rest, progress=read, ops=ops)
+    rules = searched_configs(config)
     base: Planned | None = None
     plans: dict[str, Planned] = {}
-    configs: dict[str, PTQConfig] = {}
+    configs: dict[str, tuple[PTQConfig, Ranges]] = {}
     for (label, rule), ranges in zip(rules.items(), ranges_of_each(measured, rules.values()), strict=True):
         for guard in GUARDS:
             name = f"{label}, guard {guard}"
-            configs[name] = replace(rule, guard_bits=guard)
-            plans[name] = make_plan(model, ranges, configs[name], base=base, ops=ops)
+            configs[name] = replace(rule, guard_bits=guard), ranges
+            plans[name] = make_plan(model, ranges, configs[name][0], base=base, ops=ops)
             base = base or plans[name]
     tell = None if progress is None else lambda done, total: progress("try ranges", done, total)
-    found = search_ranges(plans, meter(model, {t: a[judging] for t, a in samples.items()}, config, ops), tell)
-    chosen = configs[found.chosen]
+    found = search_ranges(plans, NoiseMeter.of(model, samples, ops, config.batch_size), tell)
     snr = {label: _db(n) for label, n in found.noise.items()}
-    return RangeChoice(chosen, analyze(model, source, chosen, ops=ops), snr, found.chosen)
+    return RangeChoice(*configs[found.chosen], snr, found.finalists)
 
 
-def meter(model: Model, samples: Samples, config: PTQConfig, ops: Ops = REGISTRY) -> NoiseMeter:
-    """Measures plans of a model on samples.
-
-    Raises:
-      ConfigError: no output is a real number, so there is nothing to measure.
-    """
-    real = [t for t in model.graph.outputs if t not in model.exact]
-    if not real:
-        fix = "cut what makes integers of the output (ArgMax, TopK) off the model"
-        raise ConfigError("a search needs an output of real numbers", where=model.graph.name, fix=fix)
-    outputs = FloatModel(model, ops).run(samples, batch_size=config.batch_size)
-    return NoiseMeter(samples, {t: outputs[t] for t in real}, config.batch_size)
+def searched_configs(config: PTQConfig) -> dict[str, PTQConfig]:
+    """Label -> the config under every rule that a search tries, the given one first; none if it asks for no search."""
+    if not config.range_search:
+        return {}
+    tried = {label: replace(config, **rule) for label, rule in RULES.items()}
+    return tried if config in tried.values() else {"as given": config, **tried}
 
 
 def refine(
@@ -206,7 +188,7 @@ def _judge(model: Model, samples: Samples, config: PTQConfig, ops: Ops) -> Noise
     if not any(_steps(config)) or _count(samples) < FEWEST_SAMPLES or model.exact.issuperset(model.graph.outputs):
         return None
     judging = held_out(np.arange(_count(samples)))
-    return meter(model, {t: a[judging] for t, a in samples.items()}, config, ops)
+    return NoiseMeter.of(model, {t: a[judging] for t, a in samples.items()}, ops, config.batch_size)
 
 
 def _noted(planned: Planned, where: str, asked: str, change: str) -> Planned:

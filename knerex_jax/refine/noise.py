@@ -9,8 +9,12 @@ import numpy as np
 
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.run import Emulator, dequantize
+from knerex_jax.graph.ir import Model
+from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.planner import Planned
+from knerex_jax.refine.sensitivity import run_float
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class NoiseMeter:
 
     Attributes:
       inputs: name -> [N, ...] in place of the model's batch axis.
-      reference: output -> [N, ...], what the float model makes of them; real outputs only.
+      reference: tensor -> [N, ...], what the float model makes of them.
       batch_size: samples per compiled step.
     """
 
@@ -28,23 +32,39 @@ class NoiseMeter:
     batch_size: int = 16
     _emulators: list[Emulator] = field(default_factory=list, repr=False, compare=False)
 
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        inputs: Mapping[str, np.ndarray],
+        registry: Mapping[str, OpDef] = REGISTRY,
+        batch_size: int = 16,
+    ) -> "NoiseMeter":
+        """Measures at the outputs of a model; at what goes into a softmax or sigmoid, whose ends would hide noise.
+
+        Raises:
+          ModelError: the inputs do not fit the model.
+          ConfigError: no output is a real number, so there is nothing to measure.
+        """
+        return cls(inputs, run_float(model, inputs, registry, batch_size).outputs, batch_size)
+
     def prepare_for(self, plans: Sequence[Planned]) -> None:
         """Compiles one emulator for plans of one program."""
         self._emulators.append(Emulator.of(plans[0].program, *(p.constants for p in plans)))
 
     def by_output(self, planned: Planned) -> dict[str, float]:
-        """Energy of the error over energy of the signal (1 / SNR) of every real output."""
-        emulator = self._emulator(planned)
+        """Energy of the error over energy of the signal (1 / SNR) of every tensor of the reference."""
+        emulator, taps = self._emulator(planned), tuple(self.reference)
         params: Any = jax.device_put(prepare(planned.program, planned.constants))
-        codes = emulator.codes(params, self.inputs, batch_size=self.batch_size)
-        return {t: self._share(t, dequantize(planned.program, planned.constants, t, codes[t])) for t in self.reference}
+        codes = emulator.codes(params, self.inputs, taps=taps, batch_size=self.batch_size)
+        return {t: self._share(t, dequantize(planned.program, planned.constants, t, codes[t])) for t in taps}
 
     def __call__(self, planned: Planned) -> float:
         """The mean of `by_output`."""
         return float(np.mean(list(self.by_output(planned).values())))
 
-    def part(self, chosen: np.ndarray) -> "NoiseMeter":
-        """The same emulators on some of the samples (bool [N])."""
+    def part(self, chosen: np.ndarray | slice) -> "NoiseMeter":
+        """The same emulators on some of the samples (bool [N], or a slice)."""
         inputs, reference = ({t: v[chosen] for t, v in a.items()} for a in (self.inputs, self.reference))
         return NoiseMeter(inputs, reference, self.batch_size, self._emulators)
 
@@ -56,6 +76,6 @@ class NoiseMeter:
         self._emulators.append(Emulator(planned.program, bounds))
         return self._emulators[-1]
 
-    def _share(self, output: str, made: np.ndarray) -> float:
-        expected = self.reference[output].astype(np.float64)
+    def _share(self, tensor: str, made: np.ndarray) -> float:
+        expected = self.reference[tensor].astype(np.float64).reshape(made.shape)
         return float(((made - expected) ** 2).sum() / max(float((expected**2).sum()), np.finfo(np.float64).tiny))

@@ -8,15 +8,10 @@ per group of tensors that share scales are searched: the guard of small channels
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import jax
 import numpy as np
 
 from knerex_jax.calibrate.ranges import Ranges
-from knerex_jax.data.sources import stack_inputs
-from knerex_jax.emulator.run import run_batches
-from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
-from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.quantize.bitwidth import WidthRequest
@@ -100,7 +95,7 @@ def search_scales(
     policy = policy or RangePolicy()
     base = plan_model(model, ranges, request, target, policy=policy, registry=registry)
     judged = held_out(np.arange(len(next(iter(inputs.values())))))
-    meter = _meter(model, inputs, registry, batch_size)
+    meter = NoiseMeter.of(model, inputs, registry, batch_size)
     learn, judge = meter.part(~judged), meter.part(judged)
     groups = free_groups(base.structure, ranges, base.model)
 
@@ -181,17 +176,3 @@ def _absmax(tensor: str, setting: Setting, base: Planned, ranges: Ranges, policy
     absmax = layer if whole else np.maximum(own, layer * 2.0**-setting.guard_bits)
     absmax = absmax * (setting.factor * 2.0 ** policy.headroom_bits[bits])
     return np.minimum(absmax, base.structure.bounds.get(tensor, np.inf))
-
-
-def _meter(
-    model: Model, inputs: Mapping[str, np.ndarray], registry: Mapping[str, OpDef], batch_size: int
-) -> NoiseMeter:
-    """Measures plans against the float model."""
-    types = {t: model.graph.types[t] for t in model.graph.inputs}
-    fn, params = lower_float(model, registry=registry)
-    made = run_batches(jax.jit(jax.vmap(fn, (None, 0))), params, stack_inputs(inputs, types), types, batch_size)
-    reference = {t: v for t, v in made.items() if t not in model.exact}
-    if not reference:
-        fix = "cut what makes integers of the output (ArgMax, TopK) off the model"
-        raise ConfigError("a search needs an output of real numbers", where=model.graph.name, fix=fix)
-    return NoiseMeter(inputs, reference, batch_size)
