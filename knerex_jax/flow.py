@@ -144,7 +144,7 @@ def mix_widths(
     """
     return choose_widths(
         model, ranges, config.widths, config.target, {t: a[:RANK_SAMPLES] for t, a in samples.items()},
-        sides=config.ranked, budget=config.flops_ratio, policy=RangePolicy(guard_bits=config.guard), registry=ops,
+        sides=config.ranked, budget=config.flops_ratio, policy=_policy(config), registry=ops,
         batch_size=config.batch_size,
     )  # fmt: skip
 
@@ -182,7 +182,7 @@ def make_plan(
         widths = mixed_request(model, analyse(model, config.target, ops), widths, ops, config.mixes)
     notes = config.notes() if mixed is None else (*config.notes(), *mixed.notes)
     slots = None if base is None else base.slots
-    policy = RangePolicy(guard_bits=config.guard)
+    policy = _policy(config)
     overrides = NO_OVERRIDES
     if config.quan_config:
         overrides = resolve(config.quan_config, model, analyse(model, config.target, ops), config.target)
@@ -201,3 +201,8 @@ def _range_rule(config: PTQConfig) -> RangeRule:
         outlier_factor=config.outlier_factor,
         post_sigmoid=config.quantize_mode == "post_sigmoid",
     )
+
+
+def _policy(config: PTQConfig) -> RangePolicy:
+    """How ranges are widened, by a config."""
+    return RangePolicy(guard_bits=config.guard, output_headroom=config.headroom)

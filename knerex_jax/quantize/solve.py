@@ -27,11 +27,13 @@ class RangePolicy:
       guard_bits: a channel's range is at least the layer's divided by 2**guard_bits.
       evidence: a channel's own range counts only if it rests on this many values.
       headroom_bits: width -> bits of headroom for data (never beyond an analytic bound).
+      output_headroom: share by which the ranges of the model's outputs are wider than what was seen (the same).
     """
 
     guard_bits: int = 2
     evidence: int = 3000
     headroom_bits: Mapping[int, int] = field(default_factory=lambda: {8: 0, 15: 2})
+    output_headroom: float = 0.0
 
 
 def channel_absmax(
@@ -58,7 +60,7 @@ def channel_absmax(
         layer, own = record.layer_absmax(bits), np.asarray(record.channel_absmax(bits), np.float64)
         own = own[channels] if channels is not None and len(own) > 1 else own
         layer = max(layer, float(own.max(initial=0)))
-        factor = 2.0 ** policy.headroom_bits[bits]
+        factor = 2.0 ** policy.headroom_bits[bits] * (1 + policy.output_headroom * (t in model.graph.outputs))
         limit = structure.bounds.get(t, np.inf)
         layer = max(min(layer * factor, limit), min(layer, limit))
         if record.values_per_channel < policy.evidence or t in structure.layer or len(own) != count:

@@ -185,7 +185,7 @@ def test_flops_ratio_is_a_share(ratio):
     ("data", "weights", "guard"),
     [
         ("int8", "int8", 2),
-        ("int16", "int8", 2),
+        ("int16", "int8", 0),
         ("int16", "int16", 4),
         ("int16", "mixbw", 0),
         ("int16", "mix balance", 0),
@@ -193,6 +193,6 @@ def test_flops_ratio_is_a_share(ratio):
         ("mix light", "mix light", 2),
     ],
 )
-def test_channels_share_a_range_where_only_weights_are_mixed(data, weights, guard):
+def test_channels_share_a_range_where_only_weights_are_narrow(data, weights, guard):
     assert PTQConfig(datapath_bitwidth_mode=data, weight_bitwidth_mode=weights).guard == guard
     assert PTQConfig(datapath_bitwidth_mode=data, weight_bitwidth_mode=weights, guard_bits=3).guard == 3
