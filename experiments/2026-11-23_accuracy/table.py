@@ -47,10 +47,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "learned": {"range_search": True, "weight_rounding": "learned", "optimize": 3},
 }
 """What is learned from the calibration data, apart from ranges at a percentage; one for all models."""
+SCORE = {
+    "embedded": "top1", "A1": "top1", "A3_front": "auc", "A3_back": "auc", "A4": "characters_found",
+    "A5": "character_accuracy", "A6_cls": "top1", "A7": "notes_right", "A8": "auc", "A9": "top1",
+}  # fmt: skip
+"""The measure by labels whose loss gets an interval."""
+RESAMPLES = 200
 CHUNK = 16  # samples whose outputs are in float64 at once
 HEADERS = (
-    "model", "platform", "width", "pct; samples", "worst dB", "SNR dB per output", "float -> fixed", "islands",
-    "worst stage error", "unlike the oracle", "seconds",
+    "model", "platform", "width", "pct; samples", "worst dB", "SNR dB per output", "float -> fixed", "paired 95 %",
+    "islands", "worst stage error", "unlike the oracle", "seconds",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -100,6 +106,25 @@ def closeness(reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndar
     }
 
 
+def paired_loss(
+    subject: Subject, outputs: Mapping[str, np.ndarray], resamples: int = RESAMPLES
+) -> tuple[float, float] | None:
+    """95 % interval of (fixed - float) of the model's measure by labels, drawing samples again, the same for both."""
+    labels, score, reference = subject.evaluation[1], SCORE.get(subject.name), subject.reference
+    if labels is None or score is None:
+        return None
+    count, rng = len(labels), np.random.default_rng(0)
+
+    def drawn(places: np.ndarray) -> float:
+        made, exact = ({t: v[places] for t, v in values.items()} for values in (outputs, reference))
+        fixed, real = (subject.real.metrics(values, exact, labels[places])[score] for values in (made, exact))
+        return fixed - real
+
+    found = [drawn(rng.integers(count, size=count)) for _ in range(resamples)]
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def stage_errors(subject: Subject, result: kx.PTQResult) -> dict[str, float]:
     """Largest relative error of our float model and of every stage file on ONNX Runtime, against the model there."""
     one = first(subject.evaluation[0], 1)
@@ -146,6 +171,7 @@ def measure(subject: Subject, platform: str, width: str, pct: float, recipe: str
             "closeness": close,
             "float": subject.real.metrics(reference, reference, labels),
             "fixed": subject.real.metrics(outputs, reference, labels),
+            "loss": paired_loss(subject, outputs),
             "islands": result.report["islands"],
             "chosen": result.report["learned"].get("range_search", {}).get("chosen"),
             "stage_errors": stage_errors(subject, result),
@@ -203,8 +229,9 @@ def line(row: Row) -> str:
     scores = ", ".join(f"{k} {float(row['float'][k]):.4g} -> {float(v):.4g}" for k, v in row["fixed"].items())
     wrong = "-" if row["oracle_mismatches"] is None else f"{len(row['oracle_mismatches'])} of {row['tensors']}"
     stage, error = max(row["stage_errors"].items(), key=lambda item: item[1])
+    loss = "-" if row["loss"] is None else "{:+.4f} .. {:+.4f}".format(*row["loss"])
     cells = (
-        f"{row['calibration']} / {row['samples']}", f"{float(row['worst_db']):.1f}", close, scores,
+        f"{row['calibration']} / {row['samples']}", f"{float(row['worst_db']):.1f}", close, scores, loss,
         len(row["islands"]), f"{stage} {error:.0e}", wrong, f"{row['seconds']:.0f}",
     )  # fmt: skip
     return start + " | ".join(map(str, cells)) + " |"

@@ -31,6 +31,7 @@ from knerex_jax.quantize.planner import Planned, plan_model  # noqa: E402
 from knerex_jax.quantize.solve import RangePolicy  # noqa: E402
 from knerex_jax.quantize.structure import Structure, analyse  # noqa: E402
 from knerex_jax.refine.mixed import choose_widths, make_units, spend, to_db  # noqa: E402
+from knerex_jax.refine.rounding import learn_rounding  # noqa: E402
 from knerex_jax.refine.sensitivity import Reference, lean, output_noise, run_float  # noqa: E402
 
 INT8, INT16 = WidthRequest(), WidthRequest(15, 15, 15, 15)
@@ -86,9 +87,13 @@ class Subject:
         plans = [lean(self.plan(*a)) for a in asked]
         return [to_db(n) for n in output_noise(plans, self.evaluation, batch_size=self.args.batch)]
 
-    def int8_db(self) -> float:
-        """The same of plain int8, whose inputs have 8 bits, too."""
-        made = self.plan(INT8, 2)
+    def learned_db(self, request: WidthRequest, guard: int) -> float:
+        """The same with learned weight rounding."""
+        made = self.plan(request, guard)
+        return self.run_db(learn_rounding(made, self.calibration, target=self.config.target).planned)
+
+    def run_db(self, made: Planned) -> float:
+        """The same of a plan as it is, with inputs of its own width."""
         fixed = kx.FixedModel(Bie(made.program, made.constants, made.plan, {}))
         samples = {t: a[:, 0] for t, a in self.evaluation.inputs.items()}
         got = fixed.run(samples, taps=tuple(self.evaluation.outputs), batch_size=self.args.batch)
@@ -171,7 +176,7 @@ def requests(subject: Subject) -> Iterator[tuple[str, WidthRequest, int, float, 
 def measure(subject: Subject) -> Iterator[dict[str, Any]]:
     """One row per mode; `recovered` is the fraction of the way from int8 to int16, in dB."""
     found = list(requests(subject))
-    low = subject.int8_db()
+    low = subject.run_db(subject.plan(INT8, 2))
     high, *reached = subject.snr_db([(INT16, 4), *((request, guard) for _, request, guard, _, _ in found)])
     yield {"model": subject.name, "mode": "int8", "snr_db": low}
     for (mode, request, guard, seconds, predicted), snr in zip(found, reached, strict=True):
@@ -182,6 +187,16 @@ def measure(subject: Subject) -> Iterator[dict[str, Any]]:
             "seconds": seconds,
         }  # fmt: skip
     yield {"model": subject.name, "mode": "int16", "snr_db": high}
+    if subject.args.learned:
+        low = subject.learned_db(INT8, 2)
+        yield {"model": subject.name, "mode": "int8, learned rounding", "snr_db": low}
+        for mode, request, guard, _, _ in found:
+            if mode.startswith("mixbw"):
+                snr = subject.learned_db(request, guard)
+                recovered = (snr - low) / (high - low)
+                yield {
+                    "model": subject.name, "mode": f"{mode}, learned rounding", "snr_db": snr, "recovered": recovered,
+                }  # fmt: skip
 
 
 def main() -> None:
@@ -196,6 +211,7 @@ def main() -> None:
     parser.add_argument(
         "--pairs", type=int, default=3, help="how many of the pairs of mixbw, in the order of the table"
     )
+    parser.add_argument("--learned", action="store_true", help="also with learned weight rounding")
     parser.add_argument("--reverse", action="store_true", help="also choose by the other measurement")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
