@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Literal
 
 import numpy as np
 
 from knerex_jax.errors import PlanError
-from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.build import ProgramView
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.program.program import Constants
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.planner import Planned, refine_plan
-from knerex_jax.refine.bias_nodes import Integers, Weighted, integers_of, view_of, weighted_nodes, with_biases
+from knerex_jax.refine.bias_nodes import Integers, Weighted, foreseen, integers_of, view_of, weighted_nodes, with_biases
 from knerex_jax.refine.bias_run import Batch, Passes
-from knerex_jax.refine.bias_sums import Totals
+from knerex_jax.refine.bias_sequential import MOST_SAMPLES, Sequential
+from knerex_jax.refine.bias_sums import LARGEST, Totals
 from knerex_jax.refine.split import FEWEST_SAMPLES
+from knerex_jax.refine.spool import open_spool
 from knerex_jax.targets.spec import Target
 
 BiasMode = Literal["parallel", "sequential"]
@@ -97,17 +100,28 @@ def adjust_bias(
     if not weighted:
         return BiasAdjusted(planned, (), (0, 0))
     passes = Passes(planned.program, planned.constants, planned.model, weighted, registry)
-    adjustment = Adjustment(view, len(weighted), progress)
-    spilled = 0
-    if mode == "sequential":
-        spilled = passes.sequential(inputs, batch_size, adjustment.decide)
-    else:
-        totals = passes.parallel(inputs, batch_size)
-        for node in weighted:
-            adjustment.decide(node, totals[node.name])
-    made = refine_plan(planned, adjustment.model(planned.refined), target, registry)
-    made = replace(made, plan=replace(made.plan, notes=(*made.plan.notes, *adjustment.notes)))
-    return BiasAdjusted(made, tuple(adjustment.records), adjustment.samples, spilled)
+    blocks = passes.blocks(inputs)
+    if mode == "parallel":
+        adjustment = Adjustment(view, planned.constants, len(weighted), progress)
+        *_, (_, sums) = passes.floats(blocks, parallel=True)
+        for k, node in enumerate(weighted):
+            adjustment.decide(node, passes.totals(k, sums, sums.fixed[node.name]))
+        return adjustment.adjusted(planned)
+    run = Sequential(passes)
+    first = list(islice(blocks, -(-min(batch_size, MOST_SAMPLES) // passes.at_once)))
+    rest = list(islice(blocks, 1))
+    if not rest:
+        adjustment = Adjustment(view, planned.constants, len(weighted), progress, foresees=True)
+        *_, (_, sums) = passes.floats(first)
+        if run.in_one_trace(first, sums, adjustment.decide):
+            made = adjustment.adjusted(planned)
+            if adjustment.foresaw(made.planned):
+                return made
+    adjustment = Adjustment(view, planned.constants, len(weighted), progress)
+    with open_spool(on_disk=bool(rest)) as spool:
+        run.by_stages(chain(first, rest, blocks), spool, adjustment.decide)
+        spilled = spool.peak if rest else 0
+    return adjustment.adjusted(planned, spilled)
 
 
 @dataclass
@@ -116,45 +130,72 @@ class Adjustment:
 
     Attributes:
       view: the model whose biases are adjusted, under its plan.
+      constants: its integers.
       nodes: how many there will be.
       progress: called with the nodes that are done, and all.
-      biases: node -> adjusted bias, float32 [O], of the nodes whose correction is kept.
+      foresees: new integers are foreseen where they may be, and have to be confirmed (`foresaw`).
+      integers: node -> new integers, of the nodes whose correction is kept.
+      biases: node -> adjusted bias, float32 [O], likewise.
       records: one per node so far.
       samples: how many were fitted, how many held out.
     """
 
     view: ProgramView
+    constants: Constants
     nodes: int
-    progress: Callable[[int, int], None] | None
+    progress: Callable[[int, int], None] | None = None
+    foresees: bool = False
+    integers: dict[str, Integers] = field(default_factory=dict)
     biases: dict[str, np.ndarray] = field(default_factory=dict)
     records: list[BiasRecord] = field(default_factory=list)
     samples: tuple[int, int] = (0, 0)
 
     def decide(self, node: Weighted, totals: Totals) -> Integers | None:
         """The node's new integers if its correction is kept; notes the outcome."""
-        fitted, held = (int(n) for n in totals.samples)
+        fitted, held = (n // node.positions for n in totals.values)
         judged = fitted + held >= FEWEST_SAMPLES
         self.samples = (fitted, held) if judged else (fitted + held, 0)
-        (record, delta), integers = _judge(node, totals, judged), None
+        record, delta = _judge(node, totals, judged)
         if record.kept:
             bias = np.float32(node.bias.astype(np.float64) + delta)
-            adjusted = replace(self.view, model=with_biases(self.view.model, {node.name: bias}))
             try:
-                _, integers = integers_of(adjusted, node.name)
+                self.integers[node.name] = self._integers(node, bias)
                 self.biases[node.name] = bias
             except PlanError as error:
                 record = replace(record, kept=False, why=str(error).splitlines()[0])
         self.records.append(record)
         if self.progress is not None:
             self.progress(len(self.records), self.nodes)
-        return integers
+        return self.integers.get(node.name)
 
-    def model(self, model: Model) -> Model:
-        """The model with all biases that were kept."""
-        return with_biases(model, self.biases)
+    def _integers(self, node: Weighted, bias: np.ndarray) -> Integers:
+        found = foreseen(node, bias, self.constants[node.name]) if self.foresees else None
+        if found is not None:
+            return found
+        view = replace(self.view, model=with_biases(self.view.model, {node.name: bias}))
+        return integers_of(view, node.name)[1]
+
+    def foresaw(self, made: Planned) -> bool:
+        """Whether the ordinary rules give the integers of the decisions."""
+        return all(
+            np.array_equal(value, made.constants[name][key])
+            for name, integers in self.integers.items()
+            for key, value in integers.items()
+        )
+
+    def adjusted(self, planned: Planned, spilled: int = 0) -> BiasAdjusted:
+        """The plan made again with all biases that were kept.
+
+        Args:
+          planned: what is adjusted.
+          spilled: bytes that were spilled to disk.
+        """
+        made = refine_plan(planned, with_biases(planned.refined, self.biases), self.view.target, self.view.registry)
+        made = replace(made, plan=replace(made.plan, notes=(*made.plan.notes, *self._notes)))
+        return BiasAdjusted(made, tuple(self.records), self.samples, spilled)
 
     @property
-    def notes(self) -> tuple[Note, ...]:
+    def _notes(self) -> tuple[Note, ...]:
         """Which requests were not met."""
         found = []
         if self.samples[1] == 0:
@@ -185,7 +226,7 @@ def _judge(node: Weighted, totals: Totals, judged: bool) -> tuple[BiasRecord, np
     The mean squared error of p on held-out samples changes by sum_c (delta_c**2 - 2 delta_c mean_c).
     """
     if not totals.exact:
-        why = f"float values up to {totals.peak:.3g} cannot be summed exactly"
+        why = f"float values that are not finite or not below {LARGEST:.3g} cannot be summed exactly"
         return BiasRecord(node.name, False, 0.0, None, None, why), np.zeros(len(node.bias))
     delta = totals.mean_error(_FIT if judged else _FIT + _HELD, node.unit)
     if not judged:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from knerex_jax.fixedpoint.weights import to_psum
 from knerex_jax.graph.ir import Model, TensorType
 from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.build import ProgramView
@@ -28,20 +29,35 @@ class Weighted:
     Attributes:
       mac: its instruction; the node is called like it.
       bias: float32 [O], zeros where the node has none yet.
-      unit: float64 [O], codes of the accumulator per real unit: s_y * s_w * 2**r_p.
+      scale: float64 [O], s_y, 1 under a fused HardSwish.
+      step: float64 [O], s_w * 2**r_p.
       axis: channel axis of its output, from the front.
       shape: of its output, for one sample.
     """
 
     mac: Mac
     bias: np.ndarray
-    unit: np.ndarray
+    scale: np.ndarray
+    step: np.ndarray
     axis: int
     shape: tuple[int, ...]
 
     @property
     def name(self) -> str:
         return self.mac.name
+
+    @property
+    def unit(self) -> np.ndarray:
+        """float64 [O], codes of the accumulator per real unit."""
+        return self.scale * self.step
+
+    @property
+    def reach(self) -> np.ndarray | None:
+        """float32 [2, O], least and largest value that a partial sum of 16 bits can hold; None where it has more."""
+        if self.mac.psum_bits > 16:
+            return None
+        top = 1 << (self.mac.psum_bits - 1)
+        return np.stack([-top / self.unit, (top - 1) / self.unit]).astype(np.float32)
 
     @property
     def positions(self) -> int:
@@ -75,11 +91,11 @@ def weighted_nodes(planned: Planned, view: ProgramView) -> tuple[Weighted, ...]:
         c = planned.constants[i.name]
         x_radix = view.radix(x, int(form.feeding.max()) + 1)[form.feeding].min(axis=1)
         radix = c["weight_radix"].astype(np.int64) + x_radix - c["n1"]
-        folded = np.ones(outputs) if i.act == "hard_swish" else view.scale(i.output, outputs)
-        unit = np.ldexp(folded * c["weight_scale"].astype(np.float64), radix)
+        scale = np.ones(outputs) if i.act == "hard_swish" else view.scale(i.output, outputs)
+        step = np.ldexp(c["weight_scale"].astype(np.float64), radix)
         bias = np.zeros(outputs, np.float32) if form.bias is None else np.array(form.bias, np.float32)
         shape = graph.shape(node.outputs[0])
-        found.append(Weighted(i, bias, unit, form.axis % len(shape), shape))
+        found.append(Weighted(i, bias, scale, step, form.axis % len(shape), shape))
     return tuple(found)
 
 
@@ -112,6 +128,18 @@ def _free_name(wanted: str, inputs: tuple[str, ...], taken: Mapping[str, TensorT
     while name in taken and name not in inputs[_BIAS : _BIAS + 1]:
         name, k = f"{wanted}.{k}", k + 1
     return name
+
+
+def foreseen(node: Weighted, bias: np.ndarray, integers: Integers) -> Integers | None:
+    """The integers of a node with another bias if nothing but the bias code follows from it; None if more may.
+
+    That the bias takes no room from the weights is assumed, not checked: `integers_of` decides.
+    """
+    i = node.mac
+    if i.psum_bits <= 16 or i.act not in ("none", "relu", "clip"):
+        return None
+    codes = np.rint(bias.astype(np.float64) * node.scale * node.step)
+    return {**integers, "bias": to_psum(codes, i.psum_bits)}
 
 
 def integers_of(view: ProgramView, name: str) -> tuple[Mac, Integers]:

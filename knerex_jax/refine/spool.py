@@ -51,10 +51,6 @@ class Spool:
         if isinstance(array, np.memmap):
             Path(str(array.filename)).unlink()
 
-    def tensors(self, batch: int) -> list[str]:
-        """Names of what is held for a batch."""
-        return [tensor for tensor, b in self._held if b == batch]
-
     def expect(self, size: int) -> None:
         """States how many bytes there will be at most.
 

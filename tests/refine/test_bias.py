@@ -17,6 +17,7 @@ from knerex_jax.program.primitives import Mac
 from knerex_jax.quantize.planner import refine_plan
 from knerex_jax.refine.bias import adjust_bias
 from knerex_jax.refine.bias_nodes import with_biases
+from knerex_jax.refine.bias_sequential import Sequential
 from knerex_jax.refine.split import held_out
 from knerex_jax.targets import TARGETS
 
@@ -80,6 +81,14 @@ def unit_of(planned, mac: Mac):
     return s_y * c["weight_scale"].astype(np.float64) * 2.0 ** (c["weight_radix"] + r_ref - c["n1"])
 
 
+def clipped(real, mac: Mac, unit):
+    """Float values as far as partial sums can follow them: where these have 16 bits, within what those hold."""
+    if mac.psum_bits > 16:
+        return real
+    low, high = (np.float32(code / unit)[:, None] for code in (-(2**15), 2**15 - 1))
+    return np.minimum(np.maximum(real, low), high)
+
+
 def mean_error(real, p, unit):
     """Mean of float - fixed over samples and positions, from exact sums."""
     count = p.shape[0] * p.shape[2]
@@ -89,7 +98,7 @@ def mean_error(real, p, unit):
 
 
 def correction(real, p, unit):
-    """The fitted samples' mean error, or None if it does not help every fourth sample."""
+    """The fitted samples' mean error, or None if it does not help those held out."""
     held = held_out(np.arange(len(p)))
     delta, mean = mean_error(real[~held], p[~held], unit), mean_error(real[held], p[held], unit)
     return delta if (delta**2 - 2 * delta * mean).sum() < 0 else None
@@ -111,10 +120,11 @@ def macs_of(planned):
 
 
 def real_values(planned, inputs):
-    """Float value of every weighted node, before its activation: [N, O, positions]."""
+    """Float value of every weighted node as it is compared, before its activation: [N, O, positions]."""
     outputs = {m.name: planned.model.graph.node[m.name].outputs[0] for m in macs_of(planned)}
     values = grouped_values(planned.model, inputs, tuple(outputs.values()))
-    return {name: values[t].reshape(*values[t].shape[:2], -1) for name, t in outputs.items()}
+    rows = {name: values[t].reshape(*values[t].shape[:2], -1) for name, t in outputs.items()}
+    return {m.name: clipped(rows[m.name], m, unit_of(planned, m)) for m in macs_of(planned)}
 
 
 def grouped_values(model, inputs, taps):
@@ -150,7 +160,8 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize(("platform", "width"), [("720", "int8"), ("520", "int8"), ("720", "int16")])
-def test_sequential_is_the_naive_procedure(platform, width):
+def test_sequential_is_the_naive_procedure(platform, width, monkeypatch):
+    monkeypatch.delattr(Sequential, "by_stages")  # one trace is enough
     model = residual_net()
     inputs = samples(model, 20)
     planned = plan(model, inputs, platform, width)
@@ -251,15 +262,32 @@ def test_a_bias_that_two_nodes_share_is_parted():
     np.testing.assert_array_equal(again.constants[again.graph.node["first"].inputs[2]], [0, 0])
 
 
-def test_weights_that_follow_from_the_new_bias_are_summed_again():
-    """A bias that grows past the room of 32 bits takes bits from its channel's weights."""
+def test_weights_that_follow_from_the_new_bias_are_summed_again(monkeypatch):
+    """A bias that grows past the room of 32 bits takes bits from its channel's weights: the trace does not hold."""
     net = Net({"x": (1, 2, 3, 3)})
     attrs = {"kernel_shape": (1, 1), "strides": (1, 1), "dilations": (1, 1), "pads": (0,) * 4, "group": 1}
     small, large = net.constant(np.full((2, 2, 1, 1), 1e-6)), net.constant([0.4, 0.6])
     model = net.model(net.conv(net.add("Conv", "x", small, large, **attrs), 2, kernel=1))
     planned = plan(model, samples(model, 8), "720")
     far = {t: np.abs(a) * np.float32(2e6) for t, a in samples(model, 8).items()}
+    ways = []
+    for way in ("in_one_trace", "by_stages"):
+        run = getattr(Sequential, way)
+        monkeypatch.setattr(Sequential, way, lambda *args, run=run, way=way: ways.append(way) or run(*args))
     made = adjust_bias(planned, far, target=TARGETS["720"]).planned
+    assert ways == ["in_one_trace", "by_stages"]
     first = macs_of(planned)[0].name
     assert (made.constants[first]["weight_radix"] < planned.constants[first]["weight_radix"]).any()
     assert_same(made, naive_sequential(planned, far, TARGETS["720"]))
+
+
+def test_what_progress_raises_reaches_the_caller():
+    net = Net({"x": (1, 2, 4, 4)})
+    model = net.model(net.conv("x", 2, kernel=1))
+    inputs = samples(model, 8)
+
+    def stop(done, total):
+        raise InterruptedError(f"{done} of {total}")
+
+    with pytest.raises(InterruptedError, match="1 of 1"):
+        adjust_bias(plan(model, inputs), inputs, target=TARGETS["720"], progress=stop)
