@@ -24,14 +24,15 @@ def error_budget(
     registry: Mapping[str, OpDef] = REGISTRY,
     samples: int = 16,
     batch_size: int = 8,
-    probes: int = 16,
+    probes: int = 4,
     seed: int = 0,
 ) -> ErrorBudget:
     """Finds what every node costs at the model's outputs.
 
     A source of error (the rounding of one tensor, the weights of one node, ...) is measured where it arises, in the
-    integer run, and carried to the outputs by the derivative of the simulated plan there; so the cost of a hundred
-    nodes is that of a few passes backwards. Losses are powers; sources are taken as independent.
+    integer run, and carried to the outputs by derivatives on the way from the float model to it; so the cost of a
+    hundred nodes is that of a few passes backwards. Where that does not add up to the measured error, the largest
+    sources are put into the float model one by one, and what they add there is measured. Losses are powers.
 
     Args:
       planned: plan, model and integers.
@@ -87,6 +88,11 @@ def _row(planned: Planned, measured: Measured, node: str, tensor: str, signal: M
         accumulated_db=_snr_db(float(sums.signal), float(sums.noise)),
         at_low=float(sums.low_codes) / values, at_high=float(sums.high_codes) / values,
         dead_channels=_dead(sums), channels=sums.float_span.shape[1], cut_by_design=by_design,
+        injected=tuple(
+            "align" if s == "rest" else s
+            for s, n in sorted(measured.injected)
+            if n == (node if s in ("weight", "bias") else tensor)
+        ),
     )  # fmt: skip
 
 

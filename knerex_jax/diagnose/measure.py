@@ -1,7 +1,7 @@
 """Runs a plan in float, in integers, instruction by instruction, and backwards; keeps sums instead of tensors."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -11,6 +11,8 @@ from jax import Array, lax
 
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.diagnose.alone import cut_program, made_alone
+from knerex_jax.diagnose.frozen import Frozen, Offsets, freeze_errors
+from knerex_jax.diagnose.inject import ROUNDS, Injection, explains, injector, largest
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
@@ -22,10 +24,12 @@ from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.program import Constants, Program
 from knerex_jax.quantize.planner import Planned
-from knerex_jax.simulate.lower import lower_simulated
 from knerex_jax.simulate.params import Gates
 
 Values = Mapping[str, Array]
+
+STEPS = 3
+"""Places between the float model and the integer run at which derivatives are taken."""
 
 
 @jax.tree_util.register_dataclass
@@ -66,14 +70,16 @@ class Measured:
 
     Attributes:
       tensors: formatted tensor -> sums.
-      slopes: for every switch float64 [samples, outputs, probes]: what its source adds to an output, to first order,
-        along random vectors of signs; the mean over probes of its square is the sum of squares over the output.
+      slopes: for every switch float64 [samples, outputs, probes]: what its source adds to an output, along random
+        vectors of signs; the mean over probes of its square is the sum of squares over the output.
       errors: float64 [samples, outputs, probes]: the whole error of the outputs along the same vectors.
+      injected: the switches whose slopes were replaced by what their source adds alone.
     """
 
     tensors: Mapping[str, TensorSums]
     slopes: Gates
     errors: np.ndarray
+    injected: frozenset[Injection] = frozenset()
 
     @property
     def samples(self) -> int:
@@ -92,17 +98,43 @@ def measure(
     seed: int,
 ) -> Measured:
     """Measures a plan on the first samples of the inputs; the arguments are those of `error_budget`."""
-    observe, trace = _observer(planned, registry), _tracer(planned, registry)
+    observe, outputs = _observer(planned, registry), _outputs(planned)
+    frozen = freeze_errors(planned, cut_by_design(planned), outputs, registry)
+    freeze, trace = _freezer(frozen), _tracer(frozen, Gates.filled(planned, 1), outputs)
+    batches = [
+        (batch, mask, _signs(planned, len(mask), probes, (seed, number)))
+        for number, (batch, mask) in enumerate(_batches(planned, inputs, samples, batch_size))
+    ]
     tensors: dict[str, TensorSums] = {}
     traced = []
-    for number, (batch, mask) in enumerate(_batches(planned, inputs, samples, batch_size)):
+    for batch, mask, signs in batches:
         found, held, missed = observe(batch, mask)
-        slopes = trace(batch, held, missed, _signs(planned, len(mask), probes, (seed, number)))
+        slopes = trace(batch, freeze(batch, held), missed, signs)
         traced.append(jax.tree.map(lambda s, keep=mask > 0: _double(s)[keep], slopes))
         found = jax.tree.map(_double, found)
         tensors = {t: tensors[t] + s if t in tensors else s for t, s in found.items()}
     slopes, errors = jax.tree.map(lambda *parts: np.concatenate(parts), *traced)
-    return Measured(tensors, slopes, errors)
+    injected: frozenset[Injection] = frozenset()
+    if not explains(slopes, errors):
+        inject = injector(frozen, Gates.filled(planned, 0), outputs)
+        for _ in range(ROUNDS):
+            sources = largest(slopes, errors, injected)
+            if not sources:
+                break
+            parts = [
+                inject(batch, freeze(batch, observe(batch, mask)[1]), signs, sources)[mask > 0]
+                for batch, mask, signs in batches
+            ]
+            slopes = _replaced(slopes, sources, np.concatenate(parts))
+            injected |= set(sources)
+    return Measured(tensors, slopes, errors, injected)
+
+
+def _replaced(slopes: Gates, sources: Sequence[Injection], alone: np.ndarray) -> Gates:
+    """Slopes of some sources replaced by [samples, sources, outputs, probes]."""
+    for k, (source, name) in enumerate(sources):
+        slopes = replace(slopes, **{source: {**getattr(slopes, source), name: alone[:, k]}})
+    return slopes
 
 
 def cut_by_design(planned: Planned) -> frozenset[str]:
@@ -213,40 +245,47 @@ def _signs(planned: Planned, size: int, probes: int, seed: tuple[int, ...]) -> d
     return {t: rng.choice(np.float32([-1, 1]), shape) for t, shape in shapes.items()}
 
 
+def _freezer(frozen: Frozen) -> Callable[[Values, Values], Offsets]:
+    """A compiled step: (batch, real values of the integer run) -> what that run adds to every tensor."""
+    compiled, params = jax.jit(jax.vmap(frozen.freeze, (None, 0, 0))), jax.device_put(frozen.params)
+    return lambda inputs, held: compiled(params, inputs, held)
+
+
 def _tracer(
-    planned: Planned, registry: Mapping[str, OpDef]
-) -> Callable[[Values, Values, Values, Mapping[str, np.ndarray]], tuple[Gates, Array]]:
-    """A compiled step: (batch, held values, errors of outputs, signs) -> slopes and errors as in `Measured`.
+    frozen: Frozen, on: Gates, outputs: Sequence[str]
+) -> Callable[[Values, Offsets, Values, Mapping[str, np.ndarray]], tuple[Gates, Array]]:
+    """A compiled step: (batch, offsets, errors of outputs, signs) -> slopes and errors as in `Measured`.
 
-    The derivative of the outputs with respect to a switch, at the integer run, is what its source adds to them there.
-    One pass backwards gives its product with a random vector for every switch at once.
+    The outputs with all sources at a share between 0 (float) and 1 (integer run) lead from one to the other; what one
+    source contributes is the integral of the derivative in its switch along that way (Aumann and Shapley, 1974). One
+    pass backwards gives its product with a random vector for every switch at once.
     """
-    fn, params = lower_simulated(planned, registry=registry)
-    on, free = Gates.filled(planned, 1), cut_by_design(planned)
-    for t in free:
-        on = on.switched("clip", t, 0)
-    outputs = _outputs(planned)
+    shares, weights = (jnp.float32(v) for v in _quadrature(STEPS))
 
-    def one(params: Any, inputs: Values, held: Values, missed: Values, signs: Values) -> tuple[Gates, Array]:
-        def run(gates: Gates) -> dict[str, Array]:
-            # Cut values would each add exp(limit) to a softmax, and rounding of the terms would seem to take it back.
-            made = fn(params, gates, inputs, {t: v for t, v in held.items() if t not in free})
-            return {t: made[t] for t in outputs}
-
-        _, pull = jax.vjp(run, on)
-
-        def along(probe: tuple[Array, Values]) -> Gates:
-            place, signs = probe
-            (slopes,) = pull({t: signs[t] * (place == k).astype(np.float32) for k, t in enumerate(outputs)})
-            return slopes
-
+    def one(params: Any, inputs: Values, offsets: Offsets, missed: Values, signs: Values) -> tuple[Gates, Array]:
         count = len(signs[outputs[0]])
         places = jnp.repeat(jnp.arange(len(outputs)), count)
         every = {t: jnp.tile(v, (len(outputs), *(1,) * (v.ndim - 1))) for t, v in signs.items()}
-        slopes = lax.map(along, (places, every))
+
+        def at(share: Array) -> Gates:
+            _, pull = jax.vjp(lambda g: frozen.run(params, g, inputs, offsets), jax.tree.map(lambda _: share, on))
+
+            def along(probe: tuple[Array, Values]) -> Gates:
+                place, signs = probe
+                (slopes,) = pull({t: signs[t] * (place == k).astype(np.float32) for k, t in enumerate(outputs)})
+                return slopes
+
+            return lax.map(along, (places, every))
+
+        slopes = jax.tree.map(lambda s: jnp.tensordot(weights, s, 1), lax.map(at, shares))
         errors = jnp.stack([jnp.tensordot(signs[t], missed[t], missed[t].ndim) for t in outputs])
         return jax.tree.map(lambda s: s.reshape(len(outputs), count), slopes), errors
 
-    compiled = jax.jit(jax.vmap(one, (None, 0, 0, 0, 0)))
-    params = jax.device_put(params)
-    return lambda inputs, held, missed, signs: compiled(params, inputs, held, missed, signs)
+    compiled, params = jax.jit(jax.vmap(one, (None, 0, 0, 0, 0))), jax.device_put(frozen.params)
+    return lambda inputs, offsets, missed, signs: compiled(params, inputs, offsets, missed, signs)
+
+
+def _quadrature(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places and weights of Gauss and Legendre's rule on 0 .. 1."""
+    places, weights = np.polynomial.legendre.leggauss(steps)
+    return (places + 1) / 2, weights / 2

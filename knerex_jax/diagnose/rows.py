@@ -55,6 +55,7 @@ class BudgetRow:
       dead_channels: channels that are constant in integers, but not in float.
       channels: how many it has.
       cut_by_design: values beyond its range make no difference to what reads it (masks, differences before a softmax).
+      injected: the sources of `losses` that were measured by putting them alone into the float model.
     """
 
     node: str
@@ -70,6 +71,7 @@ class BudgetRow:
     dead_channels: int
     channels: int
     cut_by_design: bool
+    injected: tuple[str, ...] = ()
 
     @property
     def responsible(self) -> bool:
@@ -82,7 +84,7 @@ class Traces:
     """Errors of one output along random vectors of signs; squares and products of them estimate those of the errors.
 
     Attributes:
-      parts: (tensor, source of `Loss`) -> float64 [K], what it adds to the output, to first order.
+      parts: (tensor, source of `Loss`) -> float64 [K], what it adds to the output.
       error: float64 [K], the whole error of the integer run.
     """
 
@@ -119,7 +121,7 @@ class ErrorBudget:
 
     @property
     def explained(self) -> dict[str, float]:
-        """Output -> share of its error that the rows add up to; far from 1, errors are too large for first order."""
+        """Output -> share of its error that the rows add up to; far from 1, sources act on each other."""
         return {t: held.explained for t, held in self.traces.items()}
 
     @property
@@ -181,15 +183,18 @@ class ErrorBudget:
     def _cells(self, row: BudgetRow, output: str) -> tuple[str, ...]:
         loss, total = row.losses[output], self.total(output) or 1.0
         shares = (loss.total, loss.clip, loss.round, loss.weight, loss.bias, loss.align)
-        limits = 100 * (row.at_low + row.at_high)
+        limits, mark = 100 * (row.at_low + row.at_high), _MARK if row.injected else ""
         return (
-            row.node, row.op, str(row.bits), str(row.weight_bits or ""), f"{as_db(loss.total):.1f}",
+            row.node, row.op, str(row.bits), str(row.weight_bits or ""), f"{as_db(loss.total):.1f}{mark}",
             *(_percent(s / total) for s in shares), f"{row.alone_db:.1f}", f"{row.accumulated_db:.1f}",
             f"{limits:.2f}", str(row.dead_channels or ""),
         )  # fmt: skip
 
 
 _HEADER = tuple("node op bits w dB share clip round weight bias align alone accum. limits dead".split())
+_MARK = "*"
+"""Behind losses that were measured by putting their source alone into the float model."""
+
 _WORDS = 2
 """Columns that hold text, aligned to the left."""
 

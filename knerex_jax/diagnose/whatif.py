@@ -12,6 +12,7 @@ import numpy as np
 from knerex_jax.artifacts.bie import Bie, load_bie
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.data.sources import open_source
+from knerex_jax.diagnose.refined import as_stored, carried_over
 from knerex_jax.emulator.run import Emulator
 from knerex_jax.errors import ArtifactError, ConfigError, PlanError
 from knerex_jax.graph.ir import Model
@@ -21,7 +22,7 @@ from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.program.bounds import Bounds, StepBound, bound_program
-from knerex_jax.program.program import Program
+from knerex_jax.program.program import Constants, Program
 from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.overrides import resolve
 from knerex_jax.quantize.plan import QuantPlan
@@ -32,6 +33,9 @@ from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import analyse
 from knerex_jax.runtime import FixedModel, FloatModel
 from knerex_jax.targets import TARGETS
+
+_REFINED = frozenset({"weight_rounding", "bias_adjustment"})
+"""Records of a report behind which integers are not what formats alone make of the model."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class WhatIf:
     """A planned model whose settings can be tried out.
 
     Every width is pinned to what the plan has. Formats, and slots where they still serve, are found as for the plan;
-    what is changed is an entry of `quan_config`, and comes on top of those the plan was made with.
+    what is changed is an entry of `quan_config`, and comes on top of those the plan was made with. Learned weights and
+    adjusted biases stay: a node whose formats do not change keeps its integers.
 
     Attributes:
       model: decomposed, without rescale slots: what was given to `plan_model`.
@@ -83,14 +88,18 @@ class WhatIf:
         bie = load_bie(folder / f"{stem}.bie")
         model = decompose_model(load_onnx(folder / f"{stem}.origin.onnx", ops=ops), ops)
         ranges = Ranges.load(folder / "calibration.npz")
-        policy = RangePolicy(guard_bits=report["applied"]["guard_bits"])
+        applied = report["applied"]
+        policy = RangePolicy(guard_bits=applied["guard_bits"], output_headroom=applied["output_headroom"])
         quan_config = read_quan_config(report["requested"]["quan_config"]) or {}
         planned = _plan(model, ranges, bie.plan, policy, quan_config, {}, slots=None, carried={}, registry=ops)
-        if planned.program != bie.program or not _same_integers(planned.constants, bie.constants):
+        refined = not _REFINED.isdisjoint(report["learned"])
+        apart = frozenset(planned.plan.weight_bits) if refined else frozenset()
+        if planned.program != bie.program or not _same_integers(planned.constants, bie.constants, apart):
             raise ArtifactError(
                 "planned again from its ranges, the model is another one", where=str(folder),
-                fix="quantize again with this version; adjusted constants cannot be tried out from a folder",
+                fix="quantize again with this version",
             )  # fmt: skip
+        planned = as_stored(planned, bie.constants, ops) if refined else planned
         return cls(model, ranges, planned, policy, quan_config, ops)
 
     @cached_property
@@ -115,7 +124,7 @@ class WhatIf:
             planned = _plan(*settings, slots=self.planned.slots, carried=carried, registry=self.registry)
         except PlanError:  # a product that clashes with what is imposed needs one more slot
             planned = _plan(*settings, slots=None, carried=carried, registry=self.registry)
-        return self._trial(planned)
+        return self._trial(carried_over(self.planned, planned, self.registry))
 
     def snr_db(self, trial: Trial, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, float]:
         """SNR of every output against the float model, in dB.
@@ -240,9 +249,11 @@ def _around_zero(span: tuple[int, int]) -> tuple[int, int]:
     return min(span[0], -1), max(span[1], 1)
 
 
-def _same_integers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+def _same_integers(ours: Constants, theirs: Constants, apart: frozenset[str]) -> bool:
+    """Whether all integers are equal, apart from those of some nodes."""
     return ours.keys() == theirs.keys() and all(
-        group.keys() == theirs[name].keys() and all(np.array_equal(v, theirs[name][k]) for k, v in group.items())
+        group.keys() == theirs[name].keys()
+        and (name in apart or all(np.array_equal(v, theirs[name][k]) for k, v in group.items()))
         for name, group in ours.items()
     )
 

@@ -12,13 +12,16 @@ from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.primitives import Const, Island, Lookup, Table
 from knerex_jax.quantize.planner import Planned
-from knerex_jax.simulate.params import Gates, SimParams, Weights, along, mac_form, sim_params
+from knerex_jax.simulate.params import Gates, Quantizer, SimParams, Weights, along, mac_form, sim_params
 from knerex_jax.simulate.quantizer import quantize
 
 _NEAREST = (Const, Lookup, Table, Island)
 """Instructions whose results are rounded in float, ties to even; all others shift integers."""
 
 SimFn = Callable[..., dict[str, Array]]
+
+Entry = Callable[..., Array]
+"""(tensor, value, its quantizer, gates, held, half_up) -> the value that a formatted tensor goes on with."""
 
 
 def lower_simulated(
@@ -36,11 +39,12 @@ def lower_simulated(
       registry: operator records.
 
     Returns:
-      fn(params, gates, inputs, held=None) -> {tensor: float32 array} for the outputs and the taps, and params. fn is
-      pure, differentiable in params, gates and inputs, and not compiled; inputs are the arrays of one sample. `gates`
+      fn(params, gates, inputs, held=None, entry) -> {tensor: float32 array} for the outputs and the taps, and params.
+      fn is pure, differentiable in params, gates and inputs, and not compiled; inputs are arrays of one sample. `gates`
       are `Gates`, or None for everything as planned (which is cheaper: one multiplication by the weights instead of
       two). `held` gives tensors the values they go on with, e.g. those of the emulator: the switch `rest` of a tensor
-      adds what is missing to its value; gradients pass as without it.
+      adds what is missing to its value; gradients pass as without it. `entry` replaces what happens to a tensor with a
+      format.
     """
     graph, formats = planned.model.graph, planned.plan.formats
     wanted = dict.fromkeys((*graph.outputs, *taps))
@@ -50,18 +54,18 @@ def lower_simulated(
         for n in planned.plan.weight_bits
     }
 
-    def formatted(t: str, x: Array, params: SimParams, gates: Gates | None, held: Mapping[str, Array] | None) -> Array:
-        if t not in formats:
-            return x
-        clip, round, rest = (1.0, 1.0, 1.0) if gates is None else (gates.clip[t], gates.round[t], gates.rest[t])
-        x = quantize(x, params.tensors[t], clip, round, half_up=t in shifted)
-        return x if held is None or t not in held else x + rest * lax.stop_gradient(held[t] - x)
-
     def fn(
-        params: SimParams, gates: Gates | None, inputs: Mapping[str, Array], held: Mapping[str, Array] | None = None
+        params: SimParams,
+        gates: Gates | None,
+        inputs: Mapping[str, Array],
+        held: Mapping[str, Array] | None = None,
+        entry: Entry = _as_planned,
     ) -> dict[str, Array]:
+        def formatted(t: str, x: Array) -> Array:
+            return x if t not in formats else entry(t, x, params.tensors[t], gates, held, half_up=t in shifted)
+
         values: dict[str, Any] = dict(params.constants)
-        values |= {t: formatted(t, x, params, gates, held) for t, x in inputs.items()}
+        values |= {t: formatted(t, x) for t, x in inputs.items()}
         for node in graph.nodes:
             args = [values[t] if t else None for t in node.inputs]
             rule = op_of(node, registry).to_float
@@ -71,10 +75,18 @@ def lower_simulated(
                 results = rule(node.attrs, *args)
             results = results if isinstance(results, tuple | list) else (results,)
             made = {t: r for t, r in zip(node.outputs, results, strict=False) if t}
-            values |= {t: formatted(t, r, params, gates, held) for t, r in made.items()}
+            values |= {t: formatted(t, r) for t, r in made.items()}
         return {t: values[t] for t in wanted}
 
     return fn, sim_params(planned, registry)
+
+
+def _as_planned(
+    t: str, x: Array, q: Quantizer, gates: Gates | None, held: Mapping[str, Array] | None, *, half_up: bool
+) -> Array:
+    clip, round, rest = (1.0, 1.0, 1.0) if gates is None else (gates.clip[t], gates.round[t], gates.rest[t])
+    x = quantize(x, q, clip, round, half_up=half_up)
+    return x if held is None or t not in held else x + rest * lax.stop_gradient(held[t] - x)
 
 
 def _weighted(

@@ -24,12 +24,17 @@ def quantize(
       Float32 like x. With both switches at 0 x itself. Gradients: 1 with respect to x where a code exists for x (up to
       half a step beyond the outermost), 0 elsewhere; with respect to factor as if rounding added a constant.
     """
+    x = limit(x, q, clip)
+    return _blend(x, _whole(x * q.factor, half_up) / q.factor, round)
+
+
+def limit(x: Array, q: Quantizer, clip: Array | float = 1.0) -> Array:
+    """The saturation of `quantize` alone, with the same arguments."""
     x = _finite(x, q)
     scaled = x * q.factor
     limited = jnp.where(scaled >= q.high + 0.5, q.high / q.factor, x)
     limited = jnp.where(scaled <= q.low - 0.5, q.low / q.factor, limited)
-    x = _blend(x, limited, clip)
-    return _blend(x, _whole(x * q.factor, half_up) / q.factor, round)
+    return _blend(x, limited, clip)
 
 
 @jax.custom_jvp
@@ -60,15 +65,16 @@ def _finite(x: Array, q: Quantizer) -> Array:
     """Infinities at the outermost codes, as tables and islands have them, and no infinite gradient through them."""
     x = jnp.where(jnp.isnan(x), 0, jnp.clip(x, -_LARGEST, _LARGEST))
     beyond = jnp.abs(x) == _LARGEST
-    return _finite_gradient(jnp.where(beyond, jnp.where(x > 0, q.high, q.low) / q.factor, x))
+    return finite_gradient(jnp.where(beyond, jnp.where(x > 0, q.high, q.low) / q.factor, x))
 
 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 @jax.custom_vjp
-def _finite_gradient(x: Array) -> Array:
+def finite_gradient(x: Array) -> Array:
+    """Passes x on; infinities and NaN of its gradient become 0."""
     return x
 
 
-_finite_gradient.defvjp(lambda x: (x, None), lambda _, g: (jnp.where(jnp.isfinite(g), g, 0),))
+finite_gradient.defvjp(lambda x: (x, None), lambda _, g: (jnp.where(jnp.isfinite(g), g, 0),))

@@ -11,6 +11,7 @@ from helpers import Net, samples
 from planning import EVERY_CHANNEL, WIDTHS, exact_ranges, fixed_model, float_values, plan
 
 from knerex_jax.calibrate.ranges import Cut, Ranges, TensorRange
+from knerex_jax.diagnose import inject
 from knerex_jax.diagnose.alone import cut_program, made_alone
 from knerex_jax.diagnose.budget import ErrorBudget, error_budget
 from knerex_jax.emulator.fixed import lower_fixed
@@ -175,6 +176,44 @@ def test_what_a_softmax_cuts_by_design_is_no_loss():
     assert rows[below].accumulated_db < 20 and budget.first_bad is None
     assert rows[below].losses[y].clip == 0
     assert budget.explained[y] > 0.9
+
+
+def test_sources_put_in_alone_cost_what_derivatives_say(case, monkeypatch):
+    """Errors are small here, so that both ways of measuring have to agree; nothing is trusted, to get the second."""
+    planned, inputs, budget = case
+    monkeypatch.setattr(inject, "TRUSTED", 2.0)
+    measured = error_budget(planned, inputs, samples=COUNT, batch_size=16, probes=32)
+    (y,) = budget.snr_db
+    assert measured.rows[0].injected and budget.rows[0].injected == ()
+    compared = 0
+    for one, other in zip(measured.rows, budget.rows, strict=True):
+        for part in one.injected:
+            ours, theirs = (getattr(r.losses[y], part) for r in (one, other))
+            assert 10 * np.log10(ours) == pytest.approx(10 * np.log10(theirs), abs=1), f"{part} of {one.tensor}"
+            compared += 1
+    assert compared > 8
+    assert "*" in measured.table(1) and "*" not in budget.table()
+
+
+def test_what_is_measured_next_are_the_largest_sources_not_known():
+    """Per source [samples, outputs, probes]; the second output is small, and only the weights matter there."""
+    errors = np.array([[[3.0, 3.0], [0.1, 0.1]]])
+    part = {"big": errors * [[[0.5], [0.0]]], "tiny": errors * [[[0.01], [0.0]]]}
+    slopes = Gates({}, part, {"n": errors * [[[0.0], [0.9]]]}, {}, {})
+    assert not inject.explains(slopes, errors)
+    assert inject.largest(slopes, errors, frozenset()) == (("weight", "n"), ("round", "big"))
+    assert inject.largest(slopes, errors, frozenset({("weight", "n")})) == (("round", "big"),)
+    assert inject.explains(Gates({}, {"all": errors * 0.9}, {}, {}, {}), errors)
+
+
+def test_an_infinite_derivative_is_no_infinite_loss():
+    """The root of what a Relu leaves, which is 0 for every other value."""
+    net = Net({"x": (1, 3, 6, 6)})
+    model = net.model(net.conv(net.add("Sqrt", net.add("Relu", net.conv("x", 4))), 3))
+    inputs = samples(model, 8)
+    budget = error_budget(plan(model, inputs), inputs, samples=8, probes=4)
+    assert all(np.isfinite([loss.total for loss in r.losses.values()]).all() for r in budget.rows)
+    assert budget.explained[budget.worst_output] > 0.5
 
 
 def test_reports(case):

@@ -171,3 +171,45 @@ def test_command_prints_the_snr_before_and_after(written, loaded, tmp_path):
     for wrong in ("logits", "logits.radix", "logits.radix=a b", "radix=3"):
         refused = CliRunner().invoke(knerex, [*arguments, "--set", wrong])
         assert isinstance(refused.exception, ConfigError) and "NODE.KEY=VALUE" in str(refused.exception)
+
+
+def test_learned_constants_stay_where_nothing_changes(tmp_path):
+    data = {k: list(v[:32]) for k, v in embedded.calibration().items()}
+    result = kx.run_ptq(
+        p_onnx=embedded.model_path(), np_txt=data, mode=1, p_output=tmp_path, weight_rounding="learned", optimize=1
+    )
+    assert any(r["kept"] for r in result.report["learned"].values())
+    subject = WhatIf.load(tmp_path)
+    assert_same_integers(subject.planned, result.planned, apart=())
+    assert_same_integers(subject.change({}).planned, result.planned, apart=())
+    trial = subject.change({"head": {"radix": 2}})
+    before, after = result.planned.constants["head"], trial.planned.constants["head"]
+    assert not np.array_equal(before["n2"], after["n2"])
+    around = {i.name for i in trial.planned.program.instructions if {"head_relu.out"} & {*i.inputs, *i.outputs}}
+    assert_same_integers(trial.planned, result.planned, apart=around)
+    plain = kx.make_plan(kx.decompose_onnx(embedded.model_path()), result.ranges, kx.PTQConfig())
+    codes = [p.constants["head"]["weight"] for p in (plain, result.planned, trial.planned)]
+    assert (codes[0] != codes[1]).any() and (codes[1] == codes[2]).all()
+    inputs = {k: v[:2] for k, v in embedded.evaluation()[0].items()}
+    assert oracle_mismatches(trial.planned, kx.FixedModel(trial.fixed.bie), inputs) == []
+
+
+def assert_same_integers(made, expected, apart) -> None:
+    for name, group in expected.constants.items():
+        if name not in apart and not name.startswith("tensor:"):
+            for key, value in group.items():
+                np.testing.assert_array_equal(made.constants[name][key], value, f"{name}: {key}")
+
+
+def test_every_option_of_a_run_is_restored(tmp_path):
+    data = {k: list(v[:16]) for k, v in embedded.calibration().items()}
+    result = kx.run_ptq(
+        p_onnx=embedded.model_path(), np_txt=data, mode=1, p_output=tmp_path, platform="730",
+        datapath_bitwidth_mode="mix balance", weight_bitwidth_mode="int16", model_in_bitwidth_mode="int16",
+        datapath_range_method="mmse", percentile=0.002, outlier_factor=1.5, guard_bits=1, const_in_bitwidth_mode="int8",
+        quan_config={"head*": {"max": 5.0}},
+    )  # fmt: skip
+    made = WhatIf.load(tmp_path).change({}).planned
+    assert made.plan.platform == "730" and made.program == result.planned.program
+    assert made.plan.to_json()["tensors"] == result.plan.to_json()["tensors"]
+    assert_same_integers(made, result.planned, apart=())
