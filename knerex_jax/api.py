@@ -23,7 +23,7 @@ from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.flow import Ops, make_plan, measure, mix_widths, open_calibration, ranges_of
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.read import declared_shapes
-from knerex_jax.improve import choose_ranges, refine, searched_configs
+from knerex_jax.improve import Candidate, choose_ranges, refine_best, searched_configs
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
@@ -41,7 +41,7 @@ Progress = Callable[[str, int, int | None], None]
 SNR_SAMPLES = 64
 """Calibration samples on which the report states the output SNR."""
 
-LEARN_SAMPLES = 128
+LEARN_SAMPLES = 384
 """Calibration samples, at most, that range search, learned rounding and bias adjustment work on."""
 
 
@@ -102,18 +102,23 @@ def run_ptq(
         measured = measure(decomposed, source, config, also=searched.values(), progress=report_samples, ops=ops)
     samples = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
     learned: dict[str, Any] = {}
-    ranges = ranges_of(measured, config)
+    candidates = (Candidate("", config, ranges_of(measured, config)),)
     if searched:
         with clock("search ranges"):
             choice = choose_ranges(decomposed, measured, samples, config, ops=ops, progress=progress)
-            config, ranges, learned["range_search"] = choice.config, choice.ranges, choice.to_json()
+            candidates, learned["range_search"] = choice.candidates(config), choice.to_json()
     with clock("plan"):
-        mixed = mix_widths(decomposed, ranges, config, samples, ops=ops) if config.ranked else None
-        planned = make_plan(decomposed, ranges, config, mixed=mixed, ops=ops)
-        planned = replace(planned, plan=replace(planned.plan, notes=(*_qdq(origin, decomposed), *planned.plan.notes)))
+        best = candidates[0]
+        mixed = mix_widths(decomposed, best.ranges, best.config, samples, ops=ops) if config.ranked else None
+        plans = [(c, make_plan(decomposed, c.ranges, c.config, mixed=mixed, ops=ops)) for c in candidates]
     with clock("refine"):
-        planned, records = refine(planned, samples, config, ops=ops, progress=progress)
-        learned |= records
+        refined = refine_best(plans, samples, config, ops=ops, progress=progress)
+        config, ranges = refined.candidate.config, refined.candidate.ranges
+        if searched:
+            learned["range_search"] |= {"chosen": refined.candidate.label, "refined_snr_db": refined.snr_db}
+        learned |= refined.records
+        plan = refined.planned.plan
+        planned = replace(refined.planned, plan=replace(plan, notes=(*_qdq(origin, decomposed), *plan.notes)))
         bounds = bound_program(planned.program, planned.constants)
     samples = {t: a[:SNR_SAMPLES] for t, a in samples.items()}
     header = {"arith_version": ARITH_VERSION, "source_sha256": digest, "versions": versions()}

@@ -42,31 +42,44 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 GUARDS = (0, 1, 2, 3)
 """guard_bits that a search tries with each."""
 
+REFINED = 3
+"""So many of the best rules are refined before one is chosen: nearest rounding alone ranks them roughly."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A range rule and what it made of the calibration data.
+
+    Attributes:
+      label: of the rule; empty where there was no choice.
+      config: with the rule.
+      ranges: by the rule.
+    """
+
+    label: str
+    config: PTQConfig
+    ranges: Ranges = field(repr=False)
+
 
 @dataclass(frozen=True)
 class RangeChoice:
     """The outcome of a search for the range rule.
 
     Attributes:
-      config: the given one with the rule that was chosen.
-      ranges: by that rule.
+      finalists: rules of the last round, the best first.
       snr_db: label -> SNR in dB (of the mean share of noise over the outputs); see `RangeSearch.noise`.
-      finalists: labels of the last round, the best first.
     """
 
-    config: PTQConfig
-    ranges: Ranges = field(repr=False)
+    finalists: tuple[Candidate, ...]
     snr_db: Mapping[str, float]
-    finalists: tuple[str, ...]
 
-    @property
-    def chosen(self) -> str:
-        """Label of the rule."""
-        return self.finalists[0]
+    def candidates(self, config: PTQConfig) -> tuple[Candidate, ...]:
+        """The rules between which refining decides: one where nothing is refined, or widths are ranked for one."""
+        return self.finalists[: REFINED if config.learns and not config.ranked else 1]
 
     def to_json(self) -> dict[str, Any]:
         """The table of the search as plain data."""
-        return {"chosen": self.chosen, "finalists": list(self.finalists), "snr_db": dict(self.snr_db)}
+        return {"finalists": [c.label for c in self.finalists], "snr_db": dict(self.snr_db)}
 
 
 def choose_ranges(
@@ -96,17 +109,17 @@ def choose_ranges(
     rules = searched_configs(config)
     base: Planned | None = None
     plans: dict[str, Planned] = {}
-    configs: dict[str, tuple[PTQConfig, Ranges]] = {}
+    candidates: dict[str, Candidate] = {}
     for (label, rule), ranges in zip(rules.items(), ranges_of_each(measured, rules.values()), strict=True):
         for guard in GUARDS:
             name = f"{label}, guard {guard}"
-            configs[name] = replace(rule, guard_bits=guard), ranges
-            plans[name] = make_plan(model, ranges, configs[name][0], base=base, ops=ops)
+            candidates[name] = Candidate(name, replace(rule, guard_bits=guard), ranges)
+            plans[name] = make_plan(model, ranges, candidates[name].config, base=base, ops=ops)
             base = base or plans[name]
     tell = None if progress is None else lambda done, total: progress("try ranges", done, total)
     found = search_ranges(plans, NoiseMeter.of(model, samples, ops, config.batch_size), tell)
     snr = {label: _db(n) for label, n in found.noise.items()}
-    return RangeChoice(*configs[found.chosen], snr, found.finalists)
+    return RangeChoice(tuple(candidates[label] for label in found.finalists), snr)
 
 
 def searched_configs(config: PTQConfig) -> dict[str, PTQConfig]:
@@ -117,32 +130,60 @@ def searched_configs(config: PTQConfig) -> dict[str, PTQConfig]:
     return tried if config in tried.values() else {"as given": config, **tried}
 
 
-def refine(
-    planned: Planned,
+@dataclass(frozen=True)
+class Refined:
+    """A plan after the steps that learn.
+
+    Attributes:
+      candidate: the range rule it rests on.
+      planned: with its refined constants.
+      records: of the steps, as plain data: "kept", "snr_db" of the held-out samples before and after (None without
+        judgement), "nodes".
+      snr_db: label of every rule that was refined -> SNR of the held-out samples; empty without judgement.
+    """
+
+    candidate: Candidate
+    planned: Planned
+    records: Mapping[str, Any]
+    snr_db: Mapping[str, float]
+
+
+def refine_best(
+    plans: Sequence[tuple[Candidate, Planned]],
     samples: Samples,
     config: PTQConfig,
     *,
     ops: Ops = REGISTRY,
     progress: Callable[[str, int, int | None], None] | None = None,
-) -> tuple[Planned, dict[str, Any]]:
-    """Learned weight codes and adjusted biases, as far as the config asks for them and they help.
+) -> Refined:
+    """Learned weight codes and adjusted biases, as far as the config asks for them and they help; and the best plan.
 
     A step is kept if it lowers the noise at the model's outputs on held-out samples: better nodes do not always make a
-    better model. A step that is not kept leaves a note in the plan. Too few samples, or outputs that are all integers,
-    judge nothing; then every step is kept.
+    better model. A step that is not kept leaves a note in the plan. Of several plans the one with least noise then is
+    taken. Too few samples, or outputs that are all integers, judge nothing; then the first plan counts, and every step
+    is kept.
 
     Args:
-      planned: formats, which stay.
+      plans: of one model, the most promising first; formats stay.
       samples: calibration samples.
       config: weight_rounding, optimize.
       ops: operator records.
       progress: called with (stage, nodes done, nodes).
-
-    Returns:
-      The plan with its refined constants, and the records of the steps as plain data: "kept", "snr_db" of the held-out
-      samples before and after (None without judgement), "nodes".
     """
-    judge = _judge(planned.model, samples, config, ops)
+    judge = _judge(plans[0][1].model, samples, config, ops)
+    done: list[tuple[float, Refined]] = []
+    for k, (candidate, planned) in enumerate(plans if judge else plans[:1]):
+        place = f" ({k + 1} of {len(plans)})" if judge and len(plans) > 1 else ""
+        tell = None if progress is None else partial(_placed, progress, place)
+        made, records = _refine(planned, samples, config, judge, ops, tell)
+        done.append((judge(made) if judge else 0.0, Refined(candidate, made, records, {})))
+    snr = {r.candidate.label: _db(noise) for noise, r in done} if judge else {}
+    return replace(min(done, key=lambda d: d[0])[1], snr_db=snr)
+
+
+def _refine(
+    planned: Planned, samples: Samples, config: PTQConfig, judge: NoiseMeter | None, ops: Ops, progress: "_Progress"
+) -> tuple[Planned, dict[str, Any]]:
     records: dict[str, Any] = {}
     for name, request, step in _steps(config):
         tell = None if progress is None else partial(progress, request)
@@ -153,6 +194,10 @@ def refine(
         records[name] = {"kept": kept, "snr_db": snr, "nodes": [asdict(r) for r in nodes]}
         planned = made if kept else _noted(planned, name, request, f"{_db(before):.2f} to {_db(after):.2f} dB")
     return planned, records
+
+
+def _placed(progress: Callable[[str, int, int | None], None], place: str, stage: str, done: int, total: int) -> None:
+    progress(stage + place, done, total)
 
 
 def _steps(config: PTQConfig) -> Iterator[tuple[str, str, "_Step"]]:
@@ -179,13 +224,14 @@ def _adjust(planned: Planned, samples: Samples, config: PTQConfig, ops: Ops, tel
 
 
 _Tell = Callable[[int, int], None]
+_Progress = Callable[..., None] | None
 _Made = tuple[Planned, Sequence[Any]]
 _Step = Callable[[Planned, Samples, PTQConfig, Ops, _Tell | None], _Made]
 
 
 def _judge(model: Model, samples: Samples, config: PTQConfig, ops: Ops) -> NoiseMeter | None:
     """Measures plans on held-out samples; None where there are too few, or no real output."""
-    if not any(_steps(config)) or _count(samples) < FEWEST_SAMPLES or model.exact.issuperset(model.graph.outputs):
+    if not config.learns or _count(samples) < FEWEST_SAMPLES or model.exact.issuperset(model.graph.outputs):
         return None
     judging = held_out(np.arange(_count(samples)))
     return NoiseMeter.of(model, {t: a[judging] for t, a in samples.items()}, ops, config.batch_size)

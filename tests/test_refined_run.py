@@ -48,7 +48,9 @@ def test_every_step_leaves_its_records(learned):
     records = learned.report["learned"]
     search = records["range_search"]
     finalists = [search["snr_db"][label] for label in search["finalists"]]
-    assert search["chosen"] == search["finalists"][0] and finalists == sorted(finalists, reverse=True)
+    assert finalists == sorted(finalists, reverse=True)
+    assert list(search["refined_snr_db"]) == search["finalists"][:3]
+    assert search["chosen"] == max(search["refined_snr_db"], key=search["refined_snr_db"].__getitem__)
     assert len(finalists) == len(search["snr_db"]) / 4
     assert {r["node"] for r in records["weight_rounding"]["nodes"]} == set(learned.plan.weight_bits)
     assert any(r["kept"] for r in records["bias_adjustment"]["nodes"])

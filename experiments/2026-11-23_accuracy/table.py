@@ -151,7 +151,7 @@ def mismatches(
     return [*oracle_mismatches(result.planned, fixed, few), *(f"{t}: other codes without taps" for t in moved)]
 
 
-def measure(subject: Subject, platform: str, width: str, pct: float, recipe: str, oracle_samples: int) -> Row:
+def measure(subject: Subject, platform: str, width: str, args: argparse.Namespace) -> Row:
     """Quantizes from file to file and evaluates what was written."""
     inputs, labels = subject.evaluation
     reference = subject.reference
@@ -159,8 +159,8 @@ def measure(subject: Subject, platform: str, width: str, pct: float, recipe: str
     with tempfile.TemporaryDirectory() as folder:
         result = kx.run_ptq(
             p_onnx=subject.real.path, np_txt=subject.calibration, input_shape=subject.real.input_shapes,
-            platform=platform, data_analysis_pct=pct, batch_size=subject.batch, p_output=folder, **WIDTHS[width],
-            **RECIPES[recipe],
+            platform=platform, data_analysis_pct=args.pct, batch_size=subject.batch, p_output=folder, **WIDTHS[width],
+            **RECIPES[args.recipe], quan_config={"output_nodes": {"bitwidth": 15}} if args.wide_outputs else None,
         )  # fmt: skip
         fixed = FixedModel.load(result.paths["bie"])
         quantized = time.perf_counter()
@@ -176,7 +176,7 @@ def measure(subject: Subject, platform: str, width: str, pct: float, recipe: str
             "chosen": result.report["learned"].get("range_search", {}).get("chosen"),
             "stage_errors": stage_errors(subject, result),
             "bytes": {key: path.stat().st_size for key, path in result.paths.items()},
-            "oracle_mismatches": mismatches(result, fixed, inputs, outputs, oracle_samples) if oracle_samples else None,
+            "oracle_mismatches": mismatches(result, fixed, inputs, outputs, args.oracle) if args.oracle else None,
             "tensors": len(fixed.program.shapes),
             "calibration": result.ranges.samples,
             "samples": len(next(iter(inputs.values()))),
@@ -195,7 +195,7 @@ def rows(args: argparse.Namespace, done: Mapping[tuple, Row]) -> Iterator[Row]:
                 yield done[key(row)]
                 continue
             try:
-                row |= measure(subject, platform, width, args.pct, args.recipe, args.oracle)
+                row |= measure(subject, platform, width, args)
             except Exception as error:  # hours of other rows must not be lost to one
                 traceback.print_exc()
                 row["error"] = f"{type(error).__name__}: {error}"
@@ -210,7 +210,7 @@ def widths_of(platform: str) -> tuple[str, ...]:
 
 def asked(args: argparse.Namespace) -> Row:
     """The settings that a row depends on."""
-    return {k: getattr(args, k) for k in ("pct", "calibration", "samples", "oracle", "recipe")}
+    return {k: getattr(args, k) for k in ("pct", "calibration", "samples", "oracle", "recipe", "wide_outputs")}
 
 
 def key(row: Row) -> tuple:
@@ -221,7 +221,8 @@ def line(row: Row) -> str:
     """One markdown row."""
     asked = row["asked"]
     rule = f"{asked['pct']:g}" if asked["recipe"] == "plain" else row.get("chosen") or asked["recipe"]
-    start = f"| {row['model']} | {row['platform']} | {row['width']} | {rule}; "
+    width = row["width"] + ", outputs 15" * bool(asked.get("wide_outputs"))
+    start = f"| {row['model']} | {row['platform']} | {width} | {rule}; "
     if "error" in row:
         return start + f" | failed | {row['error'].splitlines()[0]} |" + " |" * (len(HEADERS) - 6)
     words = {True: "equal", False: "unequal"}
@@ -270,6 +271,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--widths", type=_listed, default=list(WIDTHS))
     parser.add_argument("--pct", type=float, default=0.999, help="data_analysis_pct; detectors and transformers want 1")
     parser.add_argument("--recipe", choices=RECIPES, default="plain", help="what is learned from the calibration data")
+    parser.add_argument("--wide-outputs", action="store_true", help="outputs of 15 bits (quan_config)")
     parser.add_argument("--oracle", type=int, default=0, help="samples of which every tensor meets the oracle")
     parser.add_argument("--calibration", type=int, help="calibration samples; default: the model's count")
     parser.add_argument("--samples", type=int, help="evaluation samples; default: all")

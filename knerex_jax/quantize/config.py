@@ -165,6 +165,11 @@ class PTQConfig:
         return tuple(side for side, mode in self.mixes.items() if mode == "mixbw")
 
     @property
+    def learns(self) -> bool:
+        """Whether weights or biases are to be learned from the calibration data."""
+        return self.weight_rounding == "learned" or self.optimize > 0
+
+    @property
     def bias_mode(self) -> Literal["parallel", "sequential"]:
         """How biases are adjusted where `optimize` is not 0."""
         return "parallel" if self.optimize <= 2 else "sequential"
