@@ -40,7 +40,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 """Range rules that a search tries."""
 
 GUARDS = (0, 1, 2, 3)
-"""guard_bits that a search tries with each."""
+"""guard_bits that a search tries with each, and what applies without it."""
 
 REFINED = 3
 """So many of the best rules are refined before one is chosen: nearest rounding alone ranks them roughly."""
@@ -111,7 +111,7 @@ def choose_ranges(
     plans: dict[str, Planned] = {}
     candidates: dict[str, Candidate] = {}
     for (label, rule), ranges in zip(rules.items(), ranges_of_each(measured, rules.values()), strict=True):
-        for guard in GUARDS:
+        for guard in sorted({*GUARDS, config.guard}):
             name = f"{label}, guard {guard}"
             candidates[name] = Candidate(name, replace(rule, guard_bits=guard), ranges)
             plans[name] = make_plan(model, ranges, candidates[name].config, base=base, ops=ops)

@@ -44,6 +44,7 @@ WIDTHS = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
+    "searched": {"range_search": True},
     "learned": {"range_search": True, "weight_rounding": "learned", "optimize": 3},
 }
 """What is learned from the calibration data, apart from ranges at a percentage; one for all models."""
