@@ -33,3 +33,7 @@ class PlanError(KnerexError):
 
 class ArtifactError(KnerexError):
     """A stage file cannot be written, or cannot be trusted when read."""
+
+
+class CompileError(KnerexError):
+    """A program that does not fit the machine it is compiled for."""

@@ -56,7 +56,7 @@ class Constant(msgspec.Struct, frozen=True):
 
     Attributes:
       name: as in the instruction's docstring.
-      dtype: "int4" (two codes a byte, the first in the low four bits), "int8", "int16", "int32", "int64" (little endian,
+      dtype: "int4" (two codes a byte, the first in the low four bits); "int8" to "int64" (little endian,
         C order), or any numpy type for constants of a host operator.
     """
 

@@ -1,0 +1,1 @@
+"""From the fixed program to commands on bytes of a machine with a small on-chip memory."""

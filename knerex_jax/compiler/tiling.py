@@ -1,0 +1,150 @@
+"""How an instruction is divided ("fm_cut"): steps along the axes of its result, and the order of the parts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from knerex_jax.compiler.box import Box, extent, pieces, whole
+from knerex_jax.compiler.cut import Cut, channel_step, cut, unsplit
+from knerex_jax.compiler.layout import buffer_of, byte_size, channel_axis, starts_an_entry, up
+from knerex_jax.compiler.segment import item_bytes
+from knerex_jax.errors import CompileError
+from knerex_jax.npu.isa import Buffer
+from knerex_jax.program.primitives import Instruction, Mac
+from knerex_jax.program.program import CodeTensor
+
+
+@dataclass(frozen=True)
+class Job:
+    """An instruction with the buffers in DRAM that it reads and writes.
+
+    Attributes:
+      instruction: with all its constants.
+      operands, result: whole tensors.
+    """
+
+    instruction: Instruction
+    constants: Mapping[str, np.ndarray]
+    operands: tuple[Buffer, ...]
+    result: Buffer
+
+    def part(self, box: Box) -> Cut:
+        """The part that makes a box of the result."""
+        return cut(self.instruction, tuple(b.shape for b in self.operands), self.result.shape, self.constants, box)
+
+    @cached_property
+    def item_bytes(self) -> dict[str, float]:
+        """Bytes that an entry of each constant takes."""
+        return {k: item_bytes(k, v, self.weight_bits) for k, v in self.constants.items()}
+
+    @property
+    def weight_bits(self) -> int:
+        """Width of the weights, 8 where there are none."""
+        return self.instruction.weight_bits if isinstance(self.instruction, Mac) else 8
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Steps along the axes of the result; axes from the slowest to the fastest."""
+
+    steps: tuple[int, ...]
+    order: tuple[int, ...]
+
+    def boxes(self, shape: Sequence[int]) -> Iterator[Box]:
+        """The parts, in order."""
+        return pieces(shape, self.steps, self.order)
+
+
+def box_bytes(buffer: Buffer, box: Box, platform: str) -> int:
+    """Bytes of a box of a buffer, in a buffer of its own."""
+    tensor = CodeTensor(extent(box), buffer.bits, buffer.axis)
+    return byte_size(buffer_of(tensor, buffer.format.removesuffix("HL"), "sram", 0), platform)  # type: ignore[arg-type]
+
+
+def footprint(job: Job, box: Box, platform: str) -> int:
+    """Bytes on chip while a part runs."""
+    part = job.part(box)
+    operands = sum(up(box_bytes(b, r, platform), 16) for b, r in zip(job.operands, part.operands, strict=True))
+    constants = sum(up(int(np.ceil(v.size * job.item_bytes[k])), 16) for k, v in part.constants.items())
+    return operands + up(box_bytes(job.result, box, platform), 16) + constants
+
+
+def default_tiling(job: Job, budget: int, platform: str) -> Tiling:
+    """Halves what takes most room until two parts fit on chip at a time.
+
+    Raises:
+      CompileError: even the smallest part does not fit.
+    """
+    shape = job.result.shape
+    order = _order(job)
+    steps = list(shape)
+    while (needed := _largest(job, Tiling(tuple(steps), order), platform)) > budget:
+        axis = _next_axis(job, steps, platform)
+        if axis is None:
+            raise CompileError(
+                f"its smallest part needs {needed} bytes on chip, and two of them have to fit into {2 * budget}",
+                where=job.instruction.name, fix="use smaller inputs, or a platform with more memory on chip",
+            )  # fmt: skip
+        steps[axis] = _smaller(job, axis, steps[axis])
+    return Tiling(tuple(steps), order)
+
+
+def _largest(job: Job, tiling: Tiling, platform: str) -> int:
+    """Footprint of the part in the middle: those at the edges read less."""
+    middle = tuple(
+        ((n - 1) // 2 // s * s, min(((n - 1) // 2 // s + 1) * s, n))
+        for n, s in zip(job.result.shape, tiling.steps, strict=True)
+    )
+    corner = tuple((0, min(s, n)) for n, s in zip(job.result.shape, tiling.steps, strict=True))
+    return max(footprint(job, middle, platform), footprint(job, corner, platform))
+
+
+def _order(job: Job) -> tuple[int, ...]:
+    """Channels slowest, so that weights stay while the parts of a picture pass; then as they lie in memory."""
+    c = channel_axis(len(job.result.shape), job.result.axis)
+    return (c, *(k for k in range(len(job.result.shape)) if k != c))
+
+
+def _next_axis(job: Job, steps: Sequence[int], platform: str) -> int | None:
+    """The axis along which halving saves most, of those that stay aligned."""
+    best, saved = None, 0
+    now = _largest(job, Tiling(tuple(steps), _order(job)), platform)
+    for axis in range(len(steps)):
+        smaller = _smaller(job, axis, steps[axis])
+        if smaller == steps[axis]:
+            continue
+        tried = Tiling((*steps[:axis], smaller, *steps[axis + 1 :]), _order(job))
+        gain = now - _largest(job, tried, platform)
+        if gain > saved and aligned(job, tried):
+            best, saved = axis, gain
+    return best
+
+
+def _smaller(job: Job, axis: int, step: int) -> int:
+    """About half, in whole units of the axis; the same if it cannot be divided."""
+    shape = job.result.shape
+    if axis in unsplit(job.instruction, tuple(b.shape for b in job.operands), shape):
+        return step
+    least = 1
+    if axis == channel_axis(len(shape), job.result.axis):
+        least = channel_step(job.instruction, tuple(b.shape for b in job.operands), job.constants)
+    half = up(-(-step // 2), least)
+    return half if half < step else step
+
+
+def aligned(job: Job, tiling: Tiling) -> bool:
+    """Whether every part begins at an entry, in its result and in its operands."""
+    shape = job.result.shape
+    for axis, step in enumerate(tiling.steps):
+        if step >= shape[axis]:
+            continue
+        for start in {step, (shape[axis] - 1) // step * step}:
+            box = list(whole(shape))
+            box[axis] = (start, min(start + step, shape[axis]))
+            part = job.part(tuple(box))
+            pairs = [*zip(job.operands, part.operands, strict=True), (job.result, tuple(box))]
+            if not all(starts_an_entry(b, r) for b, r in pairs):
+                return False
+    return True
