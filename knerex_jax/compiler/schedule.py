@@ -22,7 +22,7 @@ class Draft:
 
     Attributes:
       buffers: all of them.
-      commands: in order; a load names the buffer of its bytes instead of an address.
+      commands: in order; without addresses on chip.
       blobs: place of a command -> (buffer of its constants, the constants).
       sizes: bytes of the buffers on chip.
     """
@@ -90,7 +90,7 @@ def write(draft: Draft, job: Job, tiling: Tiling, operands: Sequence[int], resul
         blob = pack(part.constants, job.weight_bits)
         if blob.data and held.get("constants", (None,))[0] != blob.data:
             held["constants"] = blob.data, draft.blob(blob.data)
-            loads.append(Load(draft.weights.add(blob.data), held["constants"][1], len(blob.data)))
+            loads.append(Load(draft.weights.add(blob.data), _UNPLACED, len(blob.data), held["constants"][1]))
         made = draft.on_chip(job.result, box)
         compute = Compute(engine_of(part.instruction), part.instruction, tuple(read), (draft.tile(made),))
         store = Dma(draft.tile(made), draft.tile(result, box))
@@ -119,8 +119,8 @@ def touched(command: Command) -> tuple[int, ...]:
     match command:
         case Dma(source=source, target=target):
             return source.buffer, target.buffer
-        case Load(target=target):
-            return (target,)
+        case Load(buffer=buffer):
+            return (buffer,)
         case Compute(operands=operands, results=results):
             return tuple(t.buffer for t in (*operands, *results))
 
@@ -130,7 +130,7 @@ def placed(draft: Draft, offsets: dict[int, int]) -> tuple[Command, ...]:
     commands = []
     for k, command in enumerate(draft.commands):
         if isinstance(command, Load):
-            command = msgspec.structs.replace(command, target=offsets[command.target])
+            command = msgspec.structs.replace(command, target=offsets[command.buffer])
         elif k in draft.blobs:
             number, blob = draft.blobs[k]
             command = msgspec.structs.replace(command, constants=blob.constants("sram", offsets[number]))

@@ -75,11 +75,19 @@ class Dma(msgspec.Struct, frozen=True, tag="dma"):
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """Copies bytes of the weight segment into SRAM (GETW)."""
+    """Copies bytes of the weight segment into SRAM (GETW).
+
+    Attributes:
+      source: offset in the weight segment.
+      target: offset in SRAM.
+      size: bytes.
+      buffer: number of the buffer that these bytes of SRAM are: RAW, of uint8.
+    """
 
     source: int
     target: int
     size: int
+    buffer: int
 
 
 class Compute(msgspec.Struct, frozen=True, tag="compute"):
