@@ -25,6 +25,7 @@ class Draft:
       commands: in order; without addresses on chip.
       blobs: place of a command -> (buffer of its constants, the constants).
       sizes: bytes of the buffers on chip.
+      kept: tensor -> number of the buffer on chip that is the only one with all of it.
     """
 
     platform: str
@@ -33,6 +34,7 @@ class Draft:
     commands: list[Command] = field(default_factory=list)
     blobs: dict[int, tuple[int, Blob]] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
 
     def add(self, buffer: Buffer) -> int:
         """Number of a new buffer."""
@@ -68,21 +70,27 @@ class _Part:
     stores: list[Command]
 
 
-def write(draft: Draft, job: Job, tiling: Tiling, operands: Sequence[int], result: int) -> None:
+def write(draft: Draft, job: Job, tiling: Tiling, operands: Sequence[int], result: int | None) -> int:
     """Appends the commands of an instruction on the NPU.
 
     Args:
       draft: to append to.
       job: the instruction.
       tiling: how it is divided.
-      operands: numbers of the buffers of the whole tensors that it reads.
-      result: of the one it writes.
+      operands: numbers of the buffers of the whole tensors that it reads; those on chip are read where they are.
+      result: of the one in DRAM that it writes; None: the result stays on chip.
+
+    Returns:
+      The number of the buffer on chip of the last part.
     """
     parts: list[_Part] = []
     held: dict[object, tuple[object, int]] = {}  # what each operand's (and the constants') buffer on chip holds
     for box in tiling.boxes(job.result.shape):
         part, loads, read = job.part(box), [], []
         for k, (number, wanted) in enumerate(zip(operands, part.operands, strict=True)):
+            if draft.buffers[number].memory == "sram":
+                read.append(draft.tile(number, wanted))
+                continue
             if held.get(k, (None,))[0] != wanted:
                 held[k] = wanted, draft.on_chip(draft.buffers[number], wanted)
                 loads.append(Dma(draft.tile(number, wanted), draft.tile(held[k][1])))
@@ -93,9 +101,10 @@ def write(draft: Draft, job: Job, tiling: Tiling, operands: Sequence[int], resul
             loads.append(Load(draft.weights.add(blob.data), _UNPLACED, len(blob.data), held["constants"][1]))
         made = draft.on_chip(job.result, box)
         compute = Compute(engine_of(part.instruction), part.instruction, tuple(read), (draft.tile(made),))
-        store = Dma(draft.tile(made), draft.tile(result, box))
-        parts.append(_Part(loads, compute, (held["constants"][1], blob) if blob.data else None, [store]))
+        stores: list[Command] = [] if result is None else [Dma(draft.tile(made), draft.tile(result, box))]
+        parts.append(_Part(loads, compute, (held["constants"][1], blob) if blob.data else None, stores))
     _interleave(draft, parts)
+    return parts[-1].compute.results[0].buffer
 
 
 def _interleave(draft: Draft, parts: Sequence[_Part]) -> None:

@@ -18,11 +18,12 @@ from knerex_jax.program.program import CodeTensor
 
 @dataclass(frozen=True)
 class Job:
-    """An instruction with the buffers in DRAM that it reads and writes.
+    """An instruction with the buffers that it reads and writes.
 
     Attributes:
       instruction: with all its constants.
-      operands, result: whole tensors.
+      operands: whole tensors; those on chip are read where they are.
+      result: a whole tensor.
     """
 
     instruction: Instruction
@@ -66,7 +67,8 @@ def box_bytes(buffer: Buffer, box: Box, platform: str) -> int:
 def footprint(job: Job, box: Box, platform: str) -> int:
     """Bytes on chip while a part runs."""
     part = job.part(box)
-    operands = sum(up(box_bytes(b, r, platform), 16) for b, r in zip(job.operands, part.operands, strict=True))
+    loaded = [(b, r) for b, r in zip(job.operands, part.operands, strict=True) if b.memory != "sram"]
+    operands = sum(up(box_bytes(b, r, platform), 16) for b, r in loaded)
     constants = sum(up(int(np.ceil(v.size * job.item_bytes[k])), 16) for k, v in part.constants.items())
     return operands + up(box_bytes(job.result, box, platform), 16) + constants
 
@@ -145,6 +147,6 @@ def aligned(job: Job, tiling: Tiling) -> bool:
             box[axis] = (start, min(start + step, shape[axis]))
             part = job.part(tuple(box))
             pairs = [*zip(job.operands, part.operands, strict=True), (job.result, tuple(box))]
-            if not all(starts_an_entry(b, r) for b, r in pairs):
+            if not all(starts_an_entry(b, r) for b, r in pairs if b.memory != "sram"):
                 return False
     return True

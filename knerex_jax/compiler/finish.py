@@ -1,0 +1,90 @@
+"""Places for everything, and the program as it is stored."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+
+from knerex_jax.compiler.layout import byte_size
+from knerex_jax.compiler.place import Region, overlaps, place
+from knerex_jax.compiler.schedule import Draft, placed, touched
+from knerex_jax.errors import CompileError
+from knerex_jax.npu.isa import Lifetime, NpuProgram, Port
+from knerex_jax.program.program import CodeTensor, Constants, Program
+from knerex_jax.targets.machine import MACHINES
+
+Numbers = Callable[[str], tuple[tuple[int, ...], tuple[float, ...]]]
+"""Name of a tensor -> (radix, scale)."""
+
+
+def finished(
+    program: Program, constants: Constants, draft: Draft, whole: Mapping[str, int], numbers: Numbers | None
+) -> tuple[NpuProgram, bytes]:
+    """The program with all places, and its weight segment.
+
+    Raises:
+      CompileError: what lives at the same time does not fit on chip.
+    """
+    lives = _lifetimes(program, draft, whole)
+    sizes = {n: draft.sizes.get(n) or byte_size(b, program.platform) for n, b in enumerate(draft.buffers)}
+    spans, offsets = {}, {}
+    for memory in ("sram", "working", "input", "output"):
+        named = [n for n, b in enumerate(draft.buffers) if b.memory == memory and n in lives]
+        regions = [Region(sizes[n], lives[n].first, lives[n].last) for n in named]
+        if memory in ("input", "output"):  # the host writes and reads these at any time: one after the other
+            regions = [replace(r, first=0, last=0) for r in regions]
+        found, spans[memory] = place(regions)
+        assert not overlaps(regions, found), "places of what lives at the same time are apart"
+        offsets |= dict(zip(named, found, strict=True))
+    sram = MACHINES[program.platform].sram
+    if spans["sram"] > sram:
+        raise CompileError(
+            f"its parts need {spans['sram']} bytes on chip, which has {sram}", where=program.name,
+            fix="report this model as a defect",
+        )  # fmt: skip
+    buffers = tuple(
+        msgspec.structs.replace(b, offset=offsets[n]) if n in offsets else b for n, b in enumerate(draft.buffers)
+    )
+    weight = draft.weights.to_bytes()
+    stored = {t: n for t, n in whole.items() if n in lives}
+    made = NpuProgram(
+        arith_version=program.arith_version, name=program.name, platform=program.platform,
+        inputs=tuple(_port(t, whole[t], program, constants, numbers) for t in program.inputs),
+        outputs=tuple(_port(t, whole[t], program, constants, numbers) for t in program.outputs),
+        buffers=buffers,
+        lifetimes=tuple(lives.get(n, Lifetime(0, -1)) for n in range(len(buffers))),
+        commands=placed(draft, offsets),
+        tensors=tuple({**draft.kept, **stored}.items()),
+        sizes=tuple({**spans, "sram": sram, "weight": len(weight)}.items()),
+    )  # fmt: skip
+    return made, weight
+
+
+def _lifetimes(program: Program, draft: Draft, whole: Mapping[str, int]) -> dict[int, Lifetime]:
+    """Buffer -> commands between which it is needed; buffers that nothing touches are left out."""
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for k, command in enumerate(draft.commands):
+        blob = (draft.blobs[k][0],) if k in draft.blobs else ()
+        for n in (*touched(command), *blob):
+            first.setdefault(n, k)
+            last[n] = k
+    for t in program.inputs:
+        first[whole[t]] = -1
+        last.setdefault(whole[t], -1)
+    for t in program.outputs:
+        first.setdefault(whole[t], len(draft.commands))
+        last[whole[t]] = len(draft.commands)
+    for n, buffer in enumerate(draft.buffers):
+        if buffer.memory == "weight":
+            first[n], last[n] = -1, len(draft.commands)
+    return {n: Lifetime(first[n], last[n]) for n in first}
+
+
+def _port(t: str, number: int, program: Program, constants: Constants, numbers: Numbers | None) -> Port:
+    if not isinstance(program.tensor.get(t), CodeTensor):
+        return Port(t, number)
+    group = constants[f"tensor:{t}"]
+    radices, scales = numbers(t) if numbers else ((), ())
+    return Port(t, number, radices, scales, float(np.ravel(group["factor"])[0]), float(np.ravel(group["inverse"])[0]))
