@@ -2,19 +2,26 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from knerex_jax.compiler.cost import estimate
 from knerex_jax.compiler.finish import Numbers, finished
 from knerex_jax.compiler.schedule import Draft, write
+from knerex_jax.compiler.search import DeepSearch
 from knerex_jax.compiler.segment import pack_host
 from knerex_jax.compiler.tensors import OnChip, engine_in_dram, in_dram
 from knerex_jax.compiler.tiling import Job, Tiling, default_tiling
-from knerex_jax.errors import CompileError
+from knerex_jax.errors import CompileError, ConfigError
 from knerex_jax.npu.isa import Compute, Engine, Format, NpuProgram
 from knerex_jax.program.primitives import Const, Instruction
 from knerex_jax.program.program import Constants, Program
 from knerex_jax.targets.machine import MACHINES
 
 Progress = Callable[[int, int], None]
+Cutter = Callable[[Job, int, str], Tiling]
+"""(job, bytes for one part, platform) -> how it is divided."""
+
+FM_CUTS = ("default", "deep_search")
 
 KEPT = (0.5, 0.25, 0.0)
 """Shares of the memory on chip for tensors that stay there; the next one where parts find no room beside them."""
@@ -42,6 +49,7 @@ def compile_program(
     host: Collection[str] = (),
     input_formats: Mapping[str, Format] | None = None,
     numbers: Numbers | None = None,
+    fm_cut: str = "default",
     progress: Progress | None = None,
 ) -> Compiled:
     """Compiles a fixed program for its platform.
@@ -52,28 +60,44 @@ def compile_program(
       host: graph nodes that the platform leaves to its processor; their instructions keep their arithmetic.
       input_formats: name of an input -> its layout, instead of the usual one.
       numbers: (radix, scale) of an input or output, for its port.
+      fm_cut: "default", or "deep_search" for the division that the cost model finds fastest (520: always default).
       progress: called with (instructions compiled, instructions).
 
     Raises:
       CompileError: an instruction needs more memory than there is on chip, however it is cut.
     """
-    for share in KEPT:
+    if fm_cut not in FM_CUTS:
+        announced = (
+            " is announced by the maker and not available anywhere" if fm_cut == "performance" else " is unknown"
+        )
+        raise ConfigError(f"fm_cut {fm_cut!r}{announced}", where="fm_cut", fix=f"use {' or '.join(FM_CUTS)}")
+    rest = (program, constants, host, input_formats or {}, numbers, progress)
+    plain = _fitting(default_tiling, *rest)
+    if fm_cut == "default" or program.platform == "520":
+        return plain
+    searched = _fitting(DeepSearch(), *rest)
+    return min(plain, searched, key=lambda c: estimate(c.program).seconds)
+
+
+def _fitting(cut: Cutter, *rest: Any) -> Compiled:
+    """With as many tensors kept on chip as leave room for the parts."""
+    for share in KEPT[:-1]:
         try:
-            return _compiled(program, constants, host, input_formats or {}, numbers, progress, share)
+            return _compiled(cut, share, *rest)
         except CompileError:
-            if share == KEPT[-1]:
-                raise
-    raise AssertionError("the last share returns or raises")
+            pass
+    return _compiled(cut, KEPT[-1], *rest)
 
 
 def _compiled(
+    cut: Cutter,
+    share: float,
     program: Program,
     constants: Constants,
     host: Collection[str],
     formats: Mapping[str, Format],
     numbers: Numbers | None,
     progress: Progress | None,
-    share: float,
 ) -> Compiled:
     draft, sram = Draft(program.platform), MACHINES[program.platform].sram
     whole = in_dram(program, constants, draft, formats)
@@ -87,21 +111,23 @@ def _compiled(
         elif engine is not None:
             _write_whole(draft, whole, instruction, constants, engine)
         else:
-            tilings[instruction.name] = _write_parts(draft, whole, chip, instruction, constants, sram)
+            tilings[instruction.name] = _write_parts(draft, whole, chip, instruction, constants, sram, cut)
         if progress is not None:
             progress(k + 1, len(program.instructions))
     return Compiled(*finished(program, constants, draft, whole, numbers), tilings)
 
 
 def _write_parts(
-    draft: Draft, whole: Mapping[str, int], chip: OnChip, i: Instruction, constants: Constants, sram: int
+    draft: Draft, whole: Mapping[str, int], chip: OnChip, i: Instruction, constants: Constants, sram: int, cut: Cutter
 ) -> Tiling:
     """Commands of an instruction on the NPU; its result stays on chip where it is one part and there is room."""
     read = [chip.held.get(t, whole[t]) for t in i.inputs]
     result = whole[i.output]
     job = Job(i, constants.get(i.name, {}), tuple(draft.buffers[n] for n in read), draft.buffers[result])
-    tiling = default_tiling(job, (sram - chip.bytes) // 2, draft.platform)
+    room = (sram - chip.bytes) // 2
+    tiling = default_tiling(job, room, draft.platform)
     keep = tiling.steps == job.result.shape and chip.keeps(i.output, chip.size_of(result))
+    tiling = tiling if keep else cut(job, room, draft.platform)
     made = write(draft, job, tiling, read, None if keep else result)
     if keep:
         chip.held[i.output] = draft.kept[i.output] = made

@@ -1,6 +1,6 @@
 """Places for everything, and the program as it is stored."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -26,16 +26,16 @@ def finished(
     Raises:
       CompileError: what lives at the same time does not fit on chip.
     """
-    lives = _lifetimes(program, draft, whole)
-    sizes = {n: draft.sizes.get(n) or byte_size(b, program.platform) for n, b in enumerate(draft.buffers)}
-    spans, offsets = {}, {}
-    for memory in ("sram", "working", "input", "output"):
+    offsets, top, lives = on_chip_places(draft)
+    lives = _of_boundary(lives, program, draft, whole)
+    spans = {"sram": top}
+    for memory in ("working", "input", "output"):
         named = [n for n, b in enumerate(draft.buffers) if b.memory == memory and n in lives]
-        regions = [Region(sizes[n], lives[n].first, lives[n].last) for n in named]
-        if memory in ("input", "output"):  # the host writes and reads these at any time: one after the other
+        sizes = [byte_size(draft.buffers[n], program.platform) for n in named]
+        regions = [Region(size, lives[n].first, lives[n].last) for size, n in zip(sizes, named, strict=True)]
+        if memory != "working":  # the host writes and reads these at any time: one after the other
             regions = [replace(r, first=0, last=0) for r in regions]
-        found, spans[memory] = place(regions)
-        assert not overlaps(regions, found), "places of what lives at the same time are apart"
+        found, spans[memory] = _placed(regions)
         offsets |= dict(zip(named, found, strict=True))
     sram = MACHINES[program.platform].sram
     if spans["sram"] > sram:
@@ -61,8 +61,11 @@ def finished(
     return made, weight
 
 
-def _lifetimes(program: Program, draft: Draft, whole: Mapping[str, int]) -> dict[int, Lifetime]:
-    """Buffer -> commands between which it is needed; buffers that nothing touches are left out."""
+def on_chip_places(draft: Draft) -> tuple[dict[int, int], int, dict[int, Lifetime]]:
+    """Places on chip: (buffer -> offset, bytes in all, buffer -> commands between which it is needed).
+
+    Buffers that no command touches have no lifetime; buffers on chip that were not sized here keep their places.
+    """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for k, command in enumerate(draft.commands):
@@ -70,16 +73,29 @@ def _lifetimes(program: Program, draft: Draft, whole: Mapping[str, int]) -> dict
         for n in (*touched(command), *blob):
             first.setdefault(n, k)
             last[n] = k
+    lives = {n: Lifetime(first[n], last[n]) for n in first}
+    named = [n for n in draft.sizes if n in lives]
+    offsets, top = _placed([Region(draft.sizes[n], first[n], last[n]) for n in named])
+    return dict(zip(named, offsets, strict=True)), top, lives
+
+
+def _placed(regions: Sequence[Region]) -> tuple[list[int], int]:
+    offsets, top = place(regions)
+    assert not overlaps(regions, offsets), "places of what lives at the same time are apart"
+    return offsets, top
+
+
+def _of_boundary(
+    lives: Mapping[int, Lifetime], program: Program, draft: Draft, whole: Mapping[str, int]
+) -> dict[int, Lifetime]:
+    """Lifetimes with those of inputs, outputs and constants, which last beyond the commands."""
+    end, found = len(draft.commands), dict(lives)
     for t in program.inputs:
-        first[whole[t]] = -1
-        last.setdefault(whole[t], -1)
+        found[whole[t]] = Lifetime(-1, lives[whole[t]].last if whole[t] in lives else -1)
     for t in program.outputs:
-        first.setdefault(whole[t], len(draft.commands))
-        last[whole[t]] = len(draft.commands)
-    for n, buffer in enumerate(draft.buffers):
-        if buffer.memory == "weight":
-            first[n], last[n] = -1, len(draft.commands)
-    return {n: Lifetime(first[n], last[n]) for n in first}
+        found[whole[t]] = Lifetime(lives[whole[t]].first if whole[t] in lives else end, end)
+    constants = [n for n, b in enumerate(draft.buffers) if b.memory == "weight"]
+    return found | dict.fromkeys(constants, Lifetime(-1, end))
 
 
 def _port(t: str, number: int, program: Program, constants: Constants, numbers: Numbers | None) -> Port:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 
@@ -53,6 +54,10 @@ class Tiling:
     steps: tuple[int, ...]
     order: tuple[int, ...]
 
+    def count(self, shape: Sequence[int]) -> int:
+        """How many parts there are."""
+        return prod(-(-n // s) for n, s in zip(shape, self.steps, strict=True))
+
     def boxes(self, shape: Sequence[int]) -> Iterator[Box]:
         """The parts, in order."""
         return pieces(shape, self.steps, self.order)
@@ -82,18 +87,18 @@ def default_tiling(job: Job, budget: int, platform: str) -> Tiling:
     shape = job.result.shape
     order = _order(job)
     steps = list(shape)
-    while (needed := _largest(job, Tiling(tuple(steps), order), platform)) > budget:
+    while (needed := largest(job, Tiling(tuple(steps), order), platform)) > budget:
         axis = _next_axis(job, steps, platform)
         if axis is None:
             raise CompileError(
                 f"its smallest part needs {needed} bytes on chip, and two of them have to fit into {2 * budget}",
                 where=job.instruction.name, fix="use smaller inputs, or a platform with more memory on chip",
             )  # fmt: skip
-        steps[axis] = _smaller(job, axis, steps[axis])
+        steps[axis] = smaller(job, axis, steps[axis])
     return Tiling(tuple(steps), order)
 
 
-def _largest(job: Job, tiling: Tiling, platform: str) -> int:
+def largest(job: Job, tiling: Tiling, platform: str) -> int:
     """Footprint of the part in the middle: those at the edges read less."""
     middle = tuple(
         ((n - 1) // 2 // s * s, min(((n - 1) // 2 // s + 1) * s, n))
@@ -112,19 +117,19 @@ def _order(job: Job) -> tuple[int, ...]:
 def _next_axis(job: Job, steps: Sequence[int], platform: str) -> int | None:
     """The axis along which halving saves most, of those that stay aligned."""
     best, saved = None, 0
-    now = _largest(job, Tiling(tuple(steps), _order(job)), platform)
+    now = largest(job, Tiling(tuple(steps), _order(job)), platform)
     for axis in range(len(steps)):
-        smaller = _smaller(job, axis, steps[axis])
-        if smaller == steps[axis]:
+        half = smaller(job, axis, steps[axis])
+        if half == steps[axis]:
             continue
-        tried = Tiling((*steps[:axis], smaller, *steps[axis + 1 :]), _order(job))
-        gain = now - _largest(job, tried, platform)
+        tried = Tiling((*steps[:axis], half, *steps[axis + 1 :]), _order(job))
+        gain = now - largest(job, tried, platform)
         if gain > saved and aligned(job, tried):
             best, saved = axis, gain
     return best
 
 
-def _smaller(job: Job, axis: int, step: int) -> int:
+def smaller(job: Job, axis: int, step: int) -> int:
     """About half, in whole units of the axis; the same if it cannot be divided."""
     shape = job.result.shape
     if axis in unsplit(job.instruction, tuple(b.shape for b in job.operands), shape):
