@@ -1,16 +1,18 @@
 """The compiler: a fixed program with its integers becomes an NPU program and its weight segment."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from knerex_jax.compiler.cost import estimate
 from knerex_jax.compiler.finish import Numbers, finished
+from knerex_jax.compiler.job import Job, Link, follows
 from knerex_jax.compiler.schedule import Draft, write
 from knerex_jax.compiler.search import DeepSearch
 from knerex_jax.compiler.segment import pack_host
 from knerex_jax.compiler.tensors import OnChip, engine_in_dram, in_dram
-from knerex_jax.compiler.tiling import Job, Tiling, default_tiling
+from knerex_jax.compiler.tiling import Tiling, default_tiling
 from knerex_jax.errors import CompileError, ConfigError
 from knerex_jax.npu.isa import Compute, Engine, Format, NpuProgram
 from knerex_jax.program.primitives import Const, Instruction
@@ -34,7 +36,7 @@ class Compiled:
     Attributes:
       program: commands and buffers.
       weight: the weight segment.
-      tilings: instruction -> how it was divided (those on the NPU).
+      tilings: first instruction -> how it, and those that run on its parts, were divided (on the NPU).
     """
 
     program: NpuProgram
@@ -103,34 +105,60 @@ def _compiled(
     whole = in_dram(program, constants, draft, formats)
     chip = OnChip(program, draft, host, int(share * sram))
     tilings: dict[str, Tiling] = {}
-    for k, instruction in enumerate(program.instructions):
-        chip.drop_before(k)
-        engine = engine_in_dram(instruction, host)
-        if isinstance(instruction, Const):
-            pass
-        elif engine is not None:
-            _write_whole(draft, whole, instruction, constants, engine)
+    instructions = [i for i in program.instructions if not isinstance(i, Const)]
+    k = 0
+    while k < len(instructions):
+        chip.drop_before(instructions[k])
+        engine = engine_in_dram(instructions[k], host)
+        chain = [instructions[k]] if engine else _chain(instructions[k:], program, host)
+        if engine is not None:
+            _write_whole(draft, whole, instructions[k], constants, engine)
         else:
-            tilings[instruction.name] = _write_parts(draft, whole, chip, instruction, constants, sram, cut)
+            tilings[chain[0].name] = _write_parts(draft, whole, chip, chain, constants, sram, cut)
+        k += len(chain)
         if progress is not None:
-            progress(k + 1, len(program.instructions))
+            progress(k, len(instructions))
     return Compiled(*finished(program, constants, draft, whole, numbers), tilings)
 
 
+def _chain(rest: Sequence[Instruction], program: Program, host: Collection[str]) -> list[Instruction]:
+    """The first instruction and those right behind it that can run on its parts."""
+    chain = [rest[0]]
+    readers = Counter(t for i in program.instructions for t in i.inputs)
+    for after in rest[1:]:
+        tensor = chain[-1].output
+        if readers[tensor] > 1 or tensor in program.outputs or engine_in_dram(after, host):
+            break
+        if tensor not in after.inputs or not follows(chain, after, program.shapes):
+            break
+        chain.append(after)
+    return chain
+
+
 def _write_parts(
-    draft: Draft, whole: Mapping[str, int], chip: OnChip, i: Instruction, constants: Constants, sram: int, cut: Cutter
-) -> Tiling:
-    """Commands of an instruction on the NPU; its result stays on chip where it is one part and there is room."""
-    read = [chip.held.get(t, whole[t]) for t in i.inputs]
-    result = whole[i.output]
-    job = Job(i, constants.get(i.name, {}), tuple(draft.buffers[n] for n in read), draft.buffers[result])
+    draft: Draft, whole: Mapping[str, int], chip: OnChip, chain: Sequence[Instruction], constants: Constants, sram: int,
+    cut: Cutter,
+) -> Tiling:  # fmt: skip
+    """Commands of instructions on the NPU; the result stays on chip where it is one part and there is room."""
+    inner = {i.output for i in chain[:-1]}
+    outer = [t for i in chain for t in i.inputs if t not in inner]
+    read = [chip.held.get(t, whole[t]) for t in outer]
+    places = iter(range(len(outer)))
+    links = tuple(
+        Link(
+            i, constants.get(i.name, {}), tuple(None if t in inner else next(places) for t in i.inputs),
+            draft.buffers[whole[i.output]],
+        )
+        for i in chain
+    )  # fmt: skip
+    job, last = Job(links, tuple(draft.buffers[n] for n in read)), chain[-1].output
     room = (sram - chip.bytes) // 2
     tiling = default_tiling(job, room, draft.platform)
-    keep = tiling.steps == job.result.shape and chip.keeps(i.output, chip.size_of(result))
+    keep = tiling.steps == job.result.shape and chip.keeps(last, chip.size_of(whole[last]))
     tiling = tiling if keep else cut(job, room, draft.platform)
-    made = write(draft, job, tiling, read, None if keep else result)
+    made = write(draft, job, tiling, read, None if keep else whole[last])
     if keep:
-        chip.held[i.output] = draft.kept[i.output] = made
+        chip.held[last] = draft.kept[last] = made
     return tiling
 
 

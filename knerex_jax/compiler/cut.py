@@ -72,7 +72,7 @@ def unsplit(instruction: Instruction, shapes: Shapes, result: Shape) -> frozense
     return frozenset()
 
 
-def channel_step(instruction: Instruction, shapes: Shapes, constants: Arrays) -> int:
+def channel_step(instruction: Instruction, constants: Arrays) -> int:
     """Channels of the result that a part has at least: whole groups, on both sides in multiples of 16."""
     if not (isinstance(instruction, Mac) and instruction.kind == "conv" and instruction.group > 1):
         return 16

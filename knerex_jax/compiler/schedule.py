@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from knerex_jax.compiler.box import Box, extent, whole
+from knerex_jax.compiler.job import Job
 from knerex_jax.compiler.layout import buffer_of
 from knerex_jax.compiler.segment import Blob, WeightSegment, pack
-from knerex_jax.compiler.tiling import Job, Tiling, box_bytes
+from knerex_jax.compiler.tiling import Tiling, box_bytes
 from knerex_jax.npu.isa import Buffer, Command, Compute, Dma, Engine, Load, Tile
 from knerex_jax.program.primitives import MaxPool, Move, PoolSum
 from knerex_jax.program.program import CodeTensor, PlainTensor
@@ -64,18 +65,48 @@ class Draft:
 
 @dataclass
 class _Part:
+    """Commands of a part; computations with the buffer and the constants of their own."""
+
     loads: list[Command]
-    compute: Compute
-    blob: tuple[int, Blob] | None
+    computes: list[tuple[Compute, tuple[int, Blob] | None]]
     stores: list[Command]
 
 
+class _Held:
+    """What is on chip for the parts of one job: what the next part needs, too, is not loaded again."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._found: dict[object, tuple[object, int]] = {}
+
+    def operand(self, place: int, number: int, box: Box, loads: list[Command]) -> Tile:
+        """A box of an operand, loaded where it is not on chip."""
+        draft = self._draft
+        if draft.buffers[number].memory == "sram":
+            return draft.tile(number, box)
+        if self._found.get(place, (None,))[0] != box:
+            self._found[place] = box, draft.on_chip(draft.buffers[number], box)
+            loads.append(Dma(draft.tile(number, box), draft.tile(self._found[place][1])))
+        return draft.tile(self._found[place][1])
+
+    def constants(self, link: int, blob: Blob, loads: list[Command]) -> tuple[int, Blob] | None:
+        """The buffer of a link's constants; None without any."""
+        if not blob.data:
+            return None
+        key = ("constants", link)
+        if self._found.get(key, (None,))[0] != blob.data:
+            number = self._draft.blob(blob.data)
+            self._found[key] = blob.data, number
+            loads.append(Load(self._draft.weights.add(blob.data), _UNPLACED, len(blob.data), number))
+        return self._found[key][1], blob
+
+
 def write(draft: Draft, job: Job, tiling: Tiling, operands: Sequence[int], result: int | None) -> int:
-    """Appends the commands of an instruction on the NPU.
+    """Appends the commands of a job on the NPU.
 
     Args:
       draft: to append to.
-      job: the instruction.
+      job: what to run.
       tiling: how it is divided.
       operands: numbers of the buffers of the whole tensors that it reads; those on chip are read where they are.
       result: of the one in DRAM that it writes; None: the result stays on chip.
@@ -83,28 +114,24 @@ def write(draft: Draft, job: Job, tiling: Tiling, operands: Sequence[int], resul
     Returns:
       The number of the buffer on chip of the last part.
     """
-    parts: list[_Part] = []
-    held: dict[object, tuple[object, int]] = {}  # what each operand's (and the constants') buffer on chip holds
+    held, parts = _Held(draft), []
+    made = _UNPLACED
     for box in tiling.boxes(job.result.shape):
-        part, loads, read = job.part(box), [], []
-        for k, (number, wanted) in enumerate(zip(operands, part.operands, strict=True)):
-            if draft.buffers[number].memory == "sram":
-                read.append(draft.tile(number, wanted))
-                continue
-            if held.get(k, (None,))[0] != wanted:
-                held[k] = wanted, draft.on_chip(draft.buffers[number], wanted)
-                loads.append(Dma(draft.tile(number, wanted), draft.tile(held[k][1])))
-            read.append(draft.tile(held[k][1]))
-        blob = pack(part.constants, job.weight_bits)
-        if blob.data and held.get("constants", (None,))[0] != blob.data:
-            held["constants"] = blob.data, draft.blob(blob.data)
-            loads.append(Load(draft.weights.add(blob.data), _UNPLACED, len(blob.data), held["constants"][1]))
-        made = draft.on_chip(job.result, box)
-        compute = Compute(engine_of(part.instruction), part.instruction, tuple(read), (draft.tile(made),))
+        loads: list[Command] = []
+        computes: list[tuple[Compute, tuple[int, Blob] | None]] = []
+        for k, part in enumerate(job.part(box)):
+            read = tuple(
+                draft.tile(made) if place is None else held.operand(place, operands[place], wanted, loads)
+                for place, wanted in zip(part.link.reads, part.cut.operands, strict=True)
+            )
+            blob = held.constants(k, pack(part.cut.constants, part.link.weight_bits), loads)
+            made = draft.on_chip(part.link.result, part.box)
+            i = part.cut.instruction
+            computes.append((Compute(engine_of(i), i, read, (draft.tile(made),)), blob))
         stores: list[Command] = [] if result is None else [Dma(draft.tile(made), draft.tile(result, box))]
-        parts.append(_Part(loads, compute, (held["constants"][1], blob) if blob.data else None, stores))
+        parts.append(_Part(loads, computes, stores))
     _interleave(draft, parts)
-    return parts[-1].compute.results[0].buffer
+    return made
 
 
 def _interleave(draft: Draft, parts: Sequence[_Part]) -> None:
@@ -113,9 +140,11 @@ def _interleave(draft: Draft, parts: Sequence[_Part]) -> None:
     for k, part in enumerate(parts):
         if k + 1 < len(parts):
             draft.commands += parts[k + 1].loads
-        if part.blob:
-            draft.blobs[len(draft.commands)] = part.blob
-        draft.commands += [part.compute, *part.stores]
+        for compute, blob in part.computes:
+            if blob:
+                draft.blobs[len(draft.commands)] = blob
+            draft.commands.append(compute)
+        draft.commands += part.stores
 
 
 def engine_of(instruction: object) -> Engine:

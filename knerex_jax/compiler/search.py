@@ -12,9 +12,10 @@ import msgspec
 
 from knerex_jax.compiler.cost import estimate
 from knerex_jax.compiler.finish import on_chip_places
+from knerex_jax.compiler.job import Job
 from knerex_jax.compiler.layout import channel_axis
 from knerex_jax.compiler.schedule import Draft, placed, write
-from knerex_jax.compiler.tiling import Job, Tiling, aligned, default_tiling, largest, smaller
+from knerex_jax.compiler.tiling import Tiling, aligned, default_tiling, largest, smaller
 from knerex_jax.npu.isa import Lifetime, NpuProgram
 from knerex_jax.targets.machine import MACHINES
 
@@ -44,7 +45,7 @@ class DeepSearch:
         Raises:
           CompileError: even the smallest part does not fit.
         """
-        alike = (type(job.instruction), _geometry(job), room, platform)
+        alike = (_geometry(job), room, platform)
         if alike not in self._found:
             self._found[alike] = self._search(job, room, platform)
         return self._found[alike]
@@ -63,10 +64,17 @@ class DeepSearch:
 
 
 def _geometry(job: Job) -> object:
-    """What the cost of an instruction depends on."""
-    plain = msgspec.structs.replace(job.instruction, name="", inputs=(), output="", nodes=())
-    shapes = tuple((b.shape, b.axis, b.bits, b.format, b.memory == "sram") for b in (*job.operands, job.result))
-    return plain, shapes, tuple((k, v.shape, job.item_bytes[k]) for k, v in job.constants.items())
+    """What the cost of a job depends on."""
+    links = tuple(
+        (
+            msgspec.structs.replace(k.instruction, name="", inputs=(), output="", nodes=()),
+            k.reads,
+            tuple((name, v.shape, k.item_bytes[name]) for name, v in k.constants.items()),
+        )
+        for k in job.links
+    )
+    tensors = (*job.operands, *(k.result for k in job.links))
+    return links, tuple((b.shape, b.axis, b.bits, b.format, b.memory == "sram") for b in tensors)
 
 
 def _candidates(job: Job, room: int, platform: str) -> Iterator[Tiling]:

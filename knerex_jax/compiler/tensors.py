@@ -66,6 +66,7 @@ class OnChip:
 
     def __init__(self, program: Program, draft: Draft, host: Collection[str], room: int) -> None:
         self._draft, self._room = draft, room
+        self._place = {i.name: k for k, i in enumerate(program.instructions)}
         self._last = {t: k for k, i in enumerate(program.instructions) for t in i.inputs}
         self._outside = set(program.outputs)  # read in DRAM
         for i in program.instructions:
@@ -78,8 +79,9 @@ class OnChip:
         """What they take."""
         return sum(self._draft.sizes[n] for n in self.held.values())
 
-    def drop_before(self, k: int) -> None:
-        """Forgets what no instruction from k on reads."""
+    def drop_before(self, instruction: Instruction) -> None:
+        """Forgets what neither an instruction nor one behind it reads."""
+        k = self._place[instruction.name]
         self.held = {t: n for t, n in self.held.items() if self._last.get(t, -1) >= k}
 
     def keeps(self, tensor: str, size: int) -> bool:

@@ -1,50 +1,17 @@
 """How an instruction is divided ("fm_cut"): steps along the axes of its result, and the order of the parts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 import numpy as np
 
 from knerex_jax.compiler.box import Box, extent, pieces, whole
-from knerex_jax.compiler.cut import Cut, channel_step, cut, unsplit
+from knerex_jax.compiler.job import Job
 from knerex_jax.compiler.layout import buffer_of, byte_size, channel_axis, starts_an_entry, up
-from knerex_jax.compiler.segment import item_bytes
 from knerex_jax.errors import CompileError
 from knerex_jax.npu.isa import Buffer
-from knerex_jax.program.primitives import Instruction, Mac
 from knerex_jax.program.program import CodeTensor
-
-
-@dataclass(frozen=True)
-class Job:
-    """An instruction with the buffers that it reads and writes.
-
-    Attributes:
-      instruction: with all its constants.
-      operands: whole tensors; those on chip are read where they are.
-      result: a whole tensor.
-    """
-
-    instruction: Instruction
-    constants: Mapping[str, np.ndarray]
-    operands: tuple[Buffer, ...]
-    result: Buffer
-
-    def part(self, box: Box) -> Cut:
-        """The part that makes a box of the result."""
-        return cut(self.instruction, tuple(b.shape for b in self.operands), self.result.shape, self.constants, box)
-
-    @cached_property
-    def item_bytes(self) -> dict[str, float]:
-        """Bytes that an entry of each constant takes."""
-        return {k: item_bytes(k, v, self.weight_bits) for k, v in self.constants.items()}
-
-    @property
-    def weight_bits(self) -> int:
-        """Width of the weights, 8 where there are none."""
-        return self.instruction.weight_bits if isinstance(self.instruction, Mac) else 8
 
 
 @dataclass(frozen=True)
@@ -71,11 +38,14 @@ def box_bytes(buffer: Buffer, box: Box, platform: str) -> int:
 
 def footprint(job: Job, box: Box, platform: str) -> int:
     """Bytes on chip while a part runs."""
-    part = job.part(box)
-    loaded = [(b, r) for b, r in zip(job.operands, part.operands, strict=True) if b.memory != "sram"]
-    operands = sum(up(box_bytes(b, r, platform), 16) for b, r in loaded)
-    constants = sum(up(int(np.ceil(v.size * job.item_bytes[k])), 16) for k, v in part.constants.items())
-    return operands + up(box_bytes(job.result, box, platform), 16) + constants
+    total = 0
+    for part in job.part(box):
+        link = part.link
+        read = [(p, r) for p, r in zip(link.reads, part.cut.operands, strict=True) if p is not None]
+        loaded = [(job.operands[p], r) for p, r in read if job.operands[p].memory != "sram"]
+        total += sum(up(box_bytes(b, r, platform), 16) for b, r in [*loaded, (link.result, part.box)])
+        total += sum(up(int(np.ceil(v.size * link.item_bytes[k])), 16) for k, v in part.cut.constants.items())
+    return total
 
 
 def default_tiling(job: Job, budget: int, platform: str) -> Tiling:
@@ -92,7 +62,7 @@ def default_tiling(job: Job, budget: int, platform: str) -> Tiling:
         if axis is None:
             raise CompileError(
                 f"its smallest part needs {needed} bytes on chip, and two of them have to fit into {2 * budget}",
-                where=job.instruction.name, fix="use smaller inputs, or a platform with more memory on chip",
+                where=job.name, fix="use smaller inputs, or a platform with more memory on chip",
             )  # fmt: skip
         steps[axis] = smaller(job, axis, steps[axis])
     return Tiling(tuple(steps), order)
@@ -132,11 +102,11 @@ def _next_axis(job: Job, steps: Sequence[int], platform: str) -> int | None:
 def smaller(job: Job, axis: int, step: int) -> int:
     """About half, in whole units of the axis; the same if it cannot be divided."""
     shape = job.result.shape
-    if axis in unsplit(job.instruction, tuple(b.shape for b in job.operands), shape):
+    if axis in job.unsplit():
         return step
     least = 1
     if axis == channel_axis(len(shape), job.result.axis):
-        least = channel_step(job.instruction, tuple(b.shape for b in job.operands), job.constants)
+        least = job.channel_step()
     half = up(-(-step // 2), least)
     return half if half < step else step
 
@@ -150,8 +120,10 @@ def aligned(job: Job, tiling: Tiling) -> bool:
         for start in {step, (shape[axis] - 1) // step * step}:
             box = list(whole(shape))
             box[axis] = (start, min(start + step, shape[axis]))
-            part = job.part(tuple(box))
-            pairs = [*zip(job.operands, part.operands, strict=True), (job.result, tuple(box))]
+            pairs = [(job.result, tuple(box))]
+            for part in job.part(tuple(box)):
+                read = zip(part.link.reads, part.cut.operands, strict=True)
+                pairs += [(job.operands[p], r) for p, r in read if p is not None]
             if not all(starts_an_entry(b, r) for b, r in pairs if b.memory != "sram"):
                 return False
     return True
