@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from knerex_jax.compiler.cost import estimate
 from knerex_jax.compiler.finish import Numbers, finished
@@ -17,7 +16,7 @@ from knerex_jax.errors import CompileError, ConfigError
 from knerex_jax.npu.isa import Compute, Engine, Format, NpuProgram
 from knerex_jax.program.primitives import Const, Instruction
 from knerex_jax.program.program import Constants, Program
-from knerex_jax.targets.machine import MACHINES
+from knerex_jax.targets.machine import MACHINES, Machine
 
 Progress = Callable[[int, int], None]
 Cutter = Callable[[Job, int, str], Tiling]
@@ -44,81 +43,84 @@ class Compiled:
     tilings: Mapping[str, Tiling]
 
 
-def compile_program(
-    program: Program,
-    constants: Constants,
-    *,
-    host: Collection[str] = (),
-    input_formats: Mapping[str, Format] | None = None,
-    numbers: Numbers | None = None,
-    fm_cut: str = "default",
-    progress: Progress | None = None,
-) -> Compiled:
-    """Compiles a fixed program for its platform.
+@dataclass(frozen=True)
+class Request:
+    """What is to be compiled.
 
-    Args:
+    Attributes:
       program: what to compute.
       constants: its integers.
       host: graph nodes that the platform leaves to its processor; their instructions keep their arithmetic.
       input_formats: name of an input -> its layout, instead of the usual one.
       numbers: (radix, scale) of an input or output, for its port.
+      machine: what the platform has, unless another one is meant.
+    """
+
+    program: Program
+    constants: Constants
+    host: Collection[str] = ()
+    input_formats: Mapping[str, Format] = field(default_factory=dict)
+    numbers: Numbers | None = None
+    machine: Machine | None = None
+
+    @property
+    def target(self) -> Machine:
+        """The machine that is meant."""
+        return self.machine or MACHINES[self.program.platform]
+
+
+def compile_program(request: Request, *, fm_cut: str = "default", progress: Progress | None = None) -> Compiled:
+    """Compiles a fixed program for its platform.
+
+    Args:
+      request: the program and its surroundings.
       fm_cut: "default", or "deep_search" for the division that the cost model finds fastest (520: always default).
-      progress: called with (instructions compiled, instructions).
+      progress: called with (instructions compiled, instructions); starts again with every attempt.
 
     Raises:
+      ConfigError: an unknown fm_cut.
       CompileError: an instruction needs more memory than there is on chip, however it is cut.
     """
     if fm_cut not in FM_CUTS:
-        announced = (
-            " is announced by the maker and not available anywhere" if fm_cut == "performance" else " is unknown"
-        )
-        raise ConfigError(f"fm_cut {fm_cut!r}{announced}", where="fm_cut", fix=f"use {' or '.join(FM_CUTS)}")
-    rest = (program, constants, host, input_formats or {}, numbers, progress)
-    plain = _fitting(default_tiling, *rest)
-    if fm_cut == "default" or program.platform == "520":
+        why = "announced by the maker, and not available" if fm_cut == "performance" else "unknown"
+        raise ConfigError(f"{fm_cut!r} is {why}", where="fm_cut", fix=f"use {' or '.join(FM_CUTS)}")
+    plain = _fitting(request, default_tiling, progress)
+    if fm_cut == "default" or request.program.platform == "520":
         return plain
-    searched = _fitting(DeepSearch(), *rest)
-    return min(plain, searched, key=lambda c: estimate(c.program).seconds)
+    searched = _fitting(request, DeepSearch(request.target), progress)
+    return min(plain, searched, key=lambda c: estimate(c.program, request.target).seconds)
 
 
-def _fitting(cut: Cutter, *rest: Any) -> Compiled:
+def _fitting(request: Request, cut: Cutter, progress: Progress | None) -> Compiled:
     """With as many tensors kept on chip as leave room for the parts."""
     for share in KEPT[:-1]:
         try:
-            return _compiled(cut, share, *rest)
-        except CompileError:
+            return _compiled(request, cut, share, progress)
+        except CompileError:  # with less of them there may be room
             pass
-    return _compiled(cut, KEPT[-1], *rest)
+    return _compiled(request, cut, KEPT[-1], progress)
 
 
-def _compiled(
-    cut: Cutter,
-    share: float,
-    program: Program,
-    constants: Constants,
-    host: Collection[str],
-    formats: Mapping[str, Format],
-    numbers: Numbers | None,
-    progress: Progress | None,
-) -> Compiled:
-    draft, sram = Draft(program.platform), MACHINES[program.platform].sram
-    whole = in_dram(program, constants, draft, formats)
+def _compiled(request: Request, cut: Cutter, share: float, progress: Progress | None) -> Compiled:
+    program, constants, host = request.program, request.constants, request.host
+    draft, sram = Draft(program.platform), request.target.sram
+    whole = in_dram(program, constants, draft, request.input_formats)
     chip = OnChip(program, draft, host, int(share * sram))
     tilings: dict[str, Tiling] = {}
-    instructions = [i for i in program.instructions if not isinstance(i, Const)]
-    k = 0
-    while k < len(instructions):
-        chip.drop_before(instructions[k])
-        engine = engine_in_dram(instructions[k], host)
-        chain = [instructions[k]] if engine else _chain(instructions[k:], program, host)
+    rest = [i for i in program.instructions if not isinstance(i, Const)]
+    count = len(rest)
+    while rest:
+        chip.drop_before(rest[0])
+        engine = engine_in_dram(rest[0], host)
+        chain = [rest[0]] if engine else _chain(rest, program, host)
         if engine is not None:
-            _write_whole(draft, whole, instructions[k], constants, engine)
+            _write_whole(draft, whole, rest[0], constants, engine)
         else:
             tilings[chain[0].name] = _write_parts(draft, whole, chip, chain, constants, sram, cut)
-        k += len(chain)
+        rest = rest[len(chain) :]
         if progress is not None:
-            progress(k, len(instructions))
-    return Compiled(*finished(program, constants, draft, whole, numbers), tilings)
+            progress(count - len(rest), count)
+    return Compiled(*finished(program, constants, draft, whole, sram, request.numbers), tilings)
 
 
 def _chain(rest: Sequence[Instruction], program: Program, host: Collection[str]) -> list[Instruction]:

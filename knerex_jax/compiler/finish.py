@@ -12,14 +12,13 @@ from knerex_jax.compiler.schedule import Draft, placed, touched
 from knerex_jax.errors import CompileError
 from knerex_jax.npu.isa import Lifetime, NpuProgram, Port
 from knerex_jax.program.program import CodeTensor, Constants, Program
-from knerex_jax.targets.machine import MACHINES
 
 Numbers = Callable[[str], tuple[tuple[int, ...], tuple[float, ...]]]
 """Name of a tensor -> (radix, scale)."""
 
 
 def finished(
-    program: Program, constants: Constants, draft: Draft, whole: Mapping[str, int], numbers: Numbers | None
+    program: Program, constants: Constants, draft: Draft, whole: Mapping[str, int], sram: int, numbers: Numbers | None
 ) -> tuple[NpuProgram, bytes]:
     """The program with all places, and its weight segment.
 
@@ -37,7 +36,6 @@ def finished(
             regions = [replace(r, first=0, last=0) for r in regions]
         found, spans[memory] = _placed(regions)
         offsets |= dict(zip(named, found, strict=True))
-    sram = MACHINES[program.platform].sram
     if spans["sram"] > sram:
         raise CompileError(
             f"its parts need {spans['sram']} bytes on chip, which has {sram}", where=program.name,

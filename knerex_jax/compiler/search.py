@@ -17,7 +17,7 @@ from knerex_jax.compiler.layout import channel_axis
 from knerex_jax.compiler.schedule import Draft, placed, write
 from knerex_jax.compiler.tiling import Tiling, aligned, default_tiling, largest, smaller
 from knerex_jax.npu.isa import Lifetime, NpuProgram
-from knerex_jax.targets.machine import MACHINES
+from knerex_jax.targets.machine import Machine
 
 PARTS = 64
 """A division into more parts is not tried."""
@@ -31,10 +31,12 @@ class DeepSearch:
     """Searches, and remembers what it found for instructions that look alike.
 
     Attributes:
+      machine: whose clock runs.
       budget: parts that all trials of one instruction may write.
       trials: divisions that were tried.
     """
 
+    machine: Machine
     budget: int = 1024
     trials: int = 0
     _found: dict[object, Tiling] = field(default_factory=dict)
@@ -52,13 +54,13 @@ class DeepSearch:
 
     def _search(self, job: Job, room: int, platform: str) -> Tiling:
         best = default_tiling(job, room, platform)
-        least, left = _seconds(job, best, platform), self.budget
+        least, left = _seconds(job, best, platform, self.machine), self.budget
         for tiling in _candidates(job, room, platform):
             left -= tiling.count(job.result.shape)
             if left < 0:
                 break
             self.trials += 1
-            if (seconds := _seconds(job, tiling, platform)) < least * (1 - 1e-9):
+            if (seconds := _seconds(job, tiling, platform, self.machine)) < least * (1 - 1e-9):
                 best, least = tiling, seconds
         return best
 
@@ -102,7 +104,7 @@ def _steps(job: Job, axis: int) -> list[int]:
     return found
 
 
-def _seconds(job: Job, tiling: Tiling, platform: str) -> float:
+def _seconds(job: Job, tiling: Tiling, platform: str, machine: Machine) -> float:
     """Time of an instruction by itself, with engines side by side."""
     draft = Draft(platform)
     operands = [
@@ -118,4 +120,4 @@ def _seconds(job: Job, tiling: Tiling, platform: str) -> float:
         lifetimes=tuple(lives.get(n, Lifetime(0, -1)) for n in range(len(buffers))), commands=placed(draft, offsets),
         tensors=(), sizes=(),
     )  # fmt: skip
-    return estimate(program, MACHINES[platform]).seconds
+    return estimate(program, machine).seconds
