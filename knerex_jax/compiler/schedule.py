@@ -130,16 +130,17 @@ def write(draft: Draft, job: Job, tiling: Tiling, operands: Sequence[int], resul
             computes.append((Compute(engine_of(i), i, read, (draft.tile(made),)), blob))
         stores: list[Command] = [] if result is None else [Dma(draft.tile(made), draft.tile(result, box))]
         parts.append(_Part(loads, computes, stores))
-    _interleave(draft, parts)
+    _append(draft, parts, tiling.ahead)
     return made
 
 
-def _interleave(draft: Draft, parts: Sequence[_Part]) -> None:
-    """Loads of a part run before the part in front of it computes, as engines work side by side."""
-    draft.commands += parts[0].loads
+def _append(draft: Draft, parts: Sequence[_Part], ahead: bool) -> None:
+    """Loads of a part run before the part in front of it computes, where there is room: engines work side by side."""
+    waiting = [part.loads for part in parts]
     for k, part in enumerate(parts):
-        if k + 1 < len(parts):
-            draft.commands += parts[k + 1].loads
+        for loads in waiting[k : k + 2 if ahead else k + 1]:
+            draft.commands += loads
+            loads.clear()
         for compute, blob in part.computes:
             if blob:
                 draft.blobs[len(draft.commands)] = blob

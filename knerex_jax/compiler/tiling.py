@@ -16,10 +16,17 @@ from knerex_jax.program.program import CodeTensor
 
 @dataclass(frozen=True)
 class Tiling:
-    """Steps along the axes of the result; axes from the slowest to the fastest."""
+    """How a result is divided.
+
+    Attributes:
+      steps: along its axes.
+      order: of the axes, from the slowest to the fastest.
+      ahead: the next part is loaded while one is computed; without it there is room for one at a time.
+    """
 
     steps: tuple[int, ...]
     order: tuple[int, ...]
+    ahead: bool = True
 
     def count(self, shape: Sequence[int]) -> int:
         """How many parts there are."""
@@ -49,7 +56,7 @@ def footprint(job: Job, box: Box, platform: str) -> int:
 
 
 def default_tiling(job: Job, budget: int, platform: str) -> Tiling:
-    """Halves what takes most room until two parts fit on chip at a time.
+    """Halves what takes most room until two parts fit on chip at a time, or one where two never do.
 
     Raises:
       CompileError: even the smallest part does not fit.
@@ -59,9 +66,11 @@ def default_tiling(job: Job, budget: int, platform: str) -> Tiling:
     steps = list(shape)
     while (needed := largest(job, Tiling(tuple(steps), order), platform)) > budget:
         axis = _next_axis(job, steps, platform)
+        if axis is None and needed <= 2 * budget:
+            return Tiling(tuple(steps), order, ahead=False)
         if axis is None:
             raise CompileError(
-                f"its smallest part needs {needed} bytes on chip, and two of them have to fit into {2 * budget}",
+                f"its smallest part needs {needed} bytes on chip, where {2 * budget} are free",
                 where=job.name, fix="use smaller inputs, or a platform with more memory on chip",
             )  # fmt: skip
         steps[axis] = smaller(job, axis, steps[axis])
