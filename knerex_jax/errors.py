@@ -37,3 +37,7 @@ class ArtifactError(KnerexError):
 
 class CompileError(KnerexError):
     """A program that does not fit the machine it is compiled for."""
+
+
+class SimulationError(KnerexError):
+    """A program that does what the machine forbids."""

@@ -4,17 +4,19 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from knerex_jax.compiler.cost import estimate
 from knerex_jax.compiler.finish import Numbers, finished
 from knerex_jax.compiler.job import Job, Link, follows
 from knerex_jax.compiler.schedule import Draft, write
 from knerex_jax.compiler.search import DeepSearch
-from knerex_jax.compiler.segment import pack_host
+from knerex_jax.compiler.segment import executed, pack_host
 from knerex_jax.compiler.tensors import OnChip, engine_in_dram, in_dram
 from knerex_jax.compiler.tiling import Tiling, default_tiling
 from knerex_jax.errors import CompileError, ConfigError
 from knerex_jax.npu.isa import Compute, Engine, Format, NpuProgram
-from knerex_jax.program.primitives import Const, Instruction
+from knerex_jax.program.primitives import Const, Instruction, Island
 from knerex_jax.program.program import Constants, Program
 from knerex_jax.targets.machine import MACHINES, Machine
 
@@ -114,7 +116,7 @@ def _compiled(request: Request, cut: Cutter, share: float, progress: Progress | 
         engine = engine_in_dram(rest[0], host)
         chain = [rest[0]] if engine else _chain(rest, program, host)
         if engine is not None:
-            _write_whole(draft, whole, rest[0], constants, engine)
+            _write_whole(draft, whole, rest[0], program, constants, engine)
         else:
             tilings[chain[0].name] = _write_parts(draft, whole, chip, chain, constants, sram, cut)
         rest = rest[len(chain) :]
@@ -148,7 +150,7 @@ def _write_parts(
     places = iter(range(len(outer)))
     links = tuple(
         Link(
-            i, constants.get(i.name, {}), tuple(None if t in inner else next(places) for t in i.inputs),
+            i, executed(constants.get(i.name, {})), tuple(None if t in inner else next(places) for t in i.inputs),
             draft.buffers[whole[i.output]],
         )
         for i in chain
@@ -164,9 +166,23 @@ def _write_parts(
     return tiling
 
 
-def _write_whole(draft: Draft, whole: Mapping[str, int], i: Instruction, constants: Constants, engine: Engine) -> None:
+def _write_whole(
+    draft: Draft, whole: Mapping[str, int], i: Instruction, program: Program, constants: Constants, engine: Engine
+) -> None:
     """A command on whole tensors in DRAM, with its constants in the weight segment."""
-    blob = pack_host(constants.get(i.name, {}))
+    own = dict(executed(constants.get(i.name, {})))
+    if isinstance(i, Island):  # what its codes mean
+        own |= {f"inverse:{t}": _shaped(t, program, constants, "inverse") for t in i.inputs if t in program.tensor}
+        own |= {f"factor:{t}": _shaped(t, program, constants, "factor") for t in i.outputs if t in program.tensor}
+    blob = pack_host(own)
     held = blob.constants("weight", draft.weights.add(blob.data)) if blob.data else ()
     operands, results = (tuple(draft.tile(whole[t]) for t in names) for names in (i.inputs, i.outputs))
     draft.commands.append(Compute(engine, i, operands, results, held))
+
+
+def _shaped(t: str, program: Program, constants: Constants, name: str) -> np.ndarray:
+    """Factors of a tensor as they broadcast against it."""
+    values, tensor = np.ravel(constants[f"tensor:{t}"][name]), program.tensor[t]
+    if len(values) == 1 or tensor.axis is None:
+        return values.reshape((1,) * len(tensor.shape))
+    return values.reshape([-1 if k == tensor.axis else 1 for k in range(len(tensor.shape))])

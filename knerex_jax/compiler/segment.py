@@ -49,6 +49,11 @@ class Blob:
         return tuple(Constant(name, memory, start + at, dtype, shape) for name, at, dtype, shape in self.items)  # type: ignore[arg-type]
 
 
+def executed(constants: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Constants without those that only say what the others mean."""
+    return {k: v for k, v in constants.items() if k not in ("weight_radix", "weight_scale")}
+
+
 def pack(constants: Mapping[str, np.ndarray], weight_bits: int = 8) -> Blob:
     """Integer constants in the narrowest type each.
 
