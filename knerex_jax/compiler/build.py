@@ -26,8 +26,9 @@ Cutter = Callable[[Job, int, str], Tiling]
 
 FM_CUTS = ("default", "deep_search")
 
-KEPT = (0.5, 0.25, 0.0)
-"""Shares of the memory on chip for tensors that stay there; the next one where parts find no room beside them."""
+SHARES = ((0.5, 1.0), (0.25, 1.0), (0.0, 1.0), (0.0, 0.75), (0.0, 0.5))
+"""Of the memory on chip: for tensors that stay there, and of the rest for parts; the next pair where the places that
+first fit finds are not enough."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,19 @@ def compile_program(request: Request, *, fm_cut: str = "default", progress: Prog
 
 def _fitting(request: Request, cut: Cutter, progress: Progress | None) -> Compiled:
     """With as many tensors kept on chip as leave room for the parts."""
-    for share in KEPT[:-1]:
+    for shares in SHARES[:-1]:
         try:
-            return _compiled(request, cut, share, progress)
+            return _compiled(request, cut, shares, progress)
         except CompileError:  # with less of them there may be room
             pass
-    return _compiled(request, cut, KEPT[-1], progress)
+    return _compiled(request, cut, SHARES[-1], progress)
 
 
-def _compiled(request: Request, cut: Cutter, share: float, progress: Progress | None) -> Compiled:
+def _compiled(request: Request, cut: Cutter, shares: tuple[float, float], progress: Progress | None) -> Compiled:
     program, constants, host = request.program, request.constants, request.host
     draft, sram = Draft(program.platform), request.target.sram
     whole = in_dram(program, constants, draft, request.input_formats)
-    chip = OnChip(program, draft, host, int(share * sram))
+    chip = OnChip(program, draft, host, int(shares[0] * sram))
     tilings: dict[str, Tiling] = {}
     rest = [i for i in program.instructions if not isinstance(i, Const)]
     count = len(rest)
@@ -118,7 +119,7 @@ def _compiled(request: Request, cut: Cutter, share: float, progress: Progress | 
         if engine is not None:
             _write_whole(draft, whole, rest[0], program, constants, engine)
         else:
-            tilings[chain[0].name] = _write_parts(draft, whole, chip, chain, constants, sram, cut)
+            tilings[chain[0].name] = _write_parts(draft, whole, chip, chain, constants, int(shares[1] * sram), cut)
         rest = rest[len(chain) :]
         if progress is not None:
             progress(count - len(rest), count)
@@ -156,7 +157,7 @@ def _write_parts(
         for i in chain
     )  # fmt: skip
     job, last = Job(links, tuple(draft.buffers[n] for n in read)), chain[-1].output
-    room = (sram - chip.bytes) // 2
+    room = max(sram - chip.bytes, 0) // 2
     tiling = default_tiling(job, room, draft.platform)
     keep = tiling.steps == job.result.shape and chip.keeps(last, chip.size_of(whole[last]))
     tiling = tiling if keep else cut(job, room, draft.platform)
