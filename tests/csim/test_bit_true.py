@@ -1,0 +1,100 @@
+"""Dynasty = csim: the emulator and the machine that runs compiled commands on bytes hold the same codes."""
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import Net, samples
+from planning import plan
+
+import knerex_jax
+from knerex_jax.artifacts.bie import Bie
+from knerex_jax.compiler.build import Compiled, Request, compile_program
+from knerex_jax.csim.machine import Machine, quantize
+from knerex_jax.quantize.planner import Planned
+from knerex_jax.runtime import FixedModel
+from knerex_jax.targets.machine import MACHINES
+
+ROOMY = 1 << 20
+TABLE = 65_536
+"""Bytes of a table of 15-bit codes, which is never divided."""
+
+
+def backbone(table: bool) -> tuple[Net, tuple[str, ...]]:
+    """Convolutions of every kind, pooling, a sum, a gate."""
+    net = Net({"x": (1, 3, 18, 22)})
+    x = net.add("LeakyRelu", net.conv("x", 20, kernel=3, stride=2), alpha=0.1)
+    pool = {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1), "dilations": (1, 1), "ceil_mode": 0}
+    x = net.add("MaxPool", x, **pool)
+    y = net.add("HardSwish", net.conv(x, 20, kernel=3, group=20))
+    y = net.conv(y, 40, kernel=1, group=4)
+    z = net.add("Add", y, net.conv(x, 40, kernel=1))
+    gate = net.conv(net.add("GlobalAveragePool", z), 40, kernel=1)
+    return net, (net.add("Mul", z, net.add("Sigmoid", gate) if table else gate), net.batch_norm(x))
+
+
+def tail() -> tuple[Net, tuple[str, ...]]:
+    """Transposed convolution, resizing, joining, and a softmax over a matrix product."""
+    net = Net({"a": (1, 6, 8, 10), "b": (1, 18, 8, 10)}, seed=1)
+    up = net.add(
+        "ConvTranspose", "a", net.random(6, 18, 3, 3, scale=0.3), kernel_shape=(3, 3), strides=(2, 2), dilations=(1, 1),
+        pads=(1, 1, 0, 0), output_padding=(0, 0), group=1,
+    )  # fmt: skip
+    big = net.add("Resize", "b", sizes=(1, 18, 16, 20), mode="linear")
+    joined = net.add("Concat", up, net.add("Relu", big), axis=1)
+    rows = net.add("Transpose", net.add("Reshape", joined, shape=(1, 36, 320)), perm=(0, 2, 1))
+    seen = net.add("Softmax", net.add("MatMul", rows, net.add("Transpose", rows, perm=(0, 2, 1))), axis=-1)
+    return net, (net.add("MatMul", seen, rows),)
+
+
+def compare(planned: Planned, data: dict[str, np.ndarray], compiled: Compiled) -> tuple[int, list[str]]:
+    """Tensors that both have, and those in which some code differs."""
+    fixed = FixedModel(Bie(planned.program, planned.constants, planned.plan, {}))
+    buffers = compiled.program.buffers
+    there = [t for t, n in compiled.program.tensors if buffers[n].memory != "input"]
+    wanted = fixed.run({t: v[:1] for t, v in data.items()}, "fixed", taps=tuple(there))
+    codes = {p.name: quantize(p, data[p.name][0], buffers[p.buffer].bits) for p in compiled.program.inputs}
+    found = Machine(compiled.program, compiled.weight).run(codes, taps=there)
+    assert set(found) == set(wanted) | set(there)
+    return len(found), [t for t, v in found.items() if not np.array_equal(v.ravel(), np.asarray(wanted[t]).ravel())]
+
+
+CASES = [
+    (backbone(table=True), "520", "int8", 9_216),
+    (backbone(table=True), "720", "int8", 9_216),
+    (backbone(table=False), "720", "w8a16", 16_384),
+    (backbone(table=False), "730", "int16", 16_384),
+    (tail(), "520", "int8", 24_576),
+    (tail(), "730", "int8", TABLE + 32_768),
+    (tail(), "720", "int16", TABLE + 49_152),
+]
+
+
+@pytest.mark.parametrize(("net", "platform", "width", "tight"), CASES)
+def test_every_tensor_is_the_emulators(net, platform, width, tight):
+    model = net[0].model(*net[1])
+    data = samples(model, 4)
+    planned = plan(model, data, platform, width)
+    parts = []
+    for sram in (ROOMY, tight):
+        request = Request(planned.program, planned.constants, machine=replace(MACHINES[platform], sram=sram))
+        for cut in ("default", "deep_search"):
+            compiled = compile_program(request, fm_cut=cut)
+            count, wrong = compare(planned, data, compiled)
+            assert count >= 6 and wrong == []
+            parts.append(len(compiled.program.commands))
+    assert min(parts[2:]) > 1.5 * parts[0], "a small memory divides"
+
+
+def test_the_simulator_shares_nothing_with_what_it_judges():
+    allowed = {"errors", "npu", "csim", "program"}
+    for path in (Path(knerex_jax.__file__).parent / "csim").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            own = [n.split(".") for n in names if n.startswith("knerex_jax")]
+            assert all(n[1] in allowed for n in own), f"{path.name} imports {names}"
+            assert all(n[2] in ("primitives", "island") for n in own if n[1] == "program")
+            assert not any(n.startswith("jax") for n in names)
