@@ -65,24 +65,58 @@ def starts_an_entry(buffer: Buffer, box: Box) -> bool:
     return channel % _PLAIN_STEP[form] == 0 and (form != "16W1C8B" or columns % 16 == 0)
 
 
-def encode(codes: np.ndarray, buffer: Buffer) -> bytes:
-    """The bytes of a constant tensor in 1W16C8B (HL) or RAW; what belongs to no element is 0."""
+def encode(values: np.ndarray, buffer: Buffer, platform: str) -> bytes:
+    """The bytes of a tensor (codes, or plain values in RAW); what belongs to no element is 0."""
+    if not buffer.bits:
+        return np.ascontiguousarray(values, np.dtype(buffer.dtype)).tobytes()
+    codes = np.asarray(values, np.int64).reshape(buffer.shape)
     if buffer.format == "RAW":
-        if not buffer.bits:
-            return np.ascontiguousarray(codes, np.dtype(buffer.dtype)).tobytes()
-        return (
-            codes.astype("<i1").tobytes() if buffer.bits == 8 else (codes.astype(np.int32) * 2).astype("<i2").tobytes()
-        )
-    c, h, w = view(buffer.shape, buffer.axis)
-    shaped = np.asarray(codes, np.int32).reshape(buffer.shape or (1,))
-    first = np.moveaxis(shaped, channel_axis(shaped.ndim, buffer.axis), 0).reshape(c, h * w)
-    padded = np.zeros((up(c, 16), h * w), np.int32)
-    padded[:c] = first
-    entries = padded.reshape(-1, 16, h * w).transpose(0, 2, 1)
+        return codes.astype("<i1").tobytes() if buffer.bits == 8 else (codes * 2).astype("<i2").tobytes()
+    entries = _entries(codes, buffer, platform, 0)
     if buffer.bits == 8:
-        return np.ascontiguousarray(entries).astype("<i1").tobytes()
-    value = entries * 2
-    return np.stack([(value >> 1) & 0x7F, (value >> 8) & 0xFF], axis=2).astype(np.uint8).tobytes()
+        return entries.astype("<i1").tobytes()
+    container = entries * 2
+    low, high = (container >> 1) & 0x7F, (container >> 8) & 0xFF
+    return np.stack([low, high], axis=1).astype(np.uint8).tobytes()
+
+
+def decode(data: bytes, buffer: Buffer, platform: str) -> np.ndarray:
+    """What `encode` made bytes of: int32 codes, or plain values, in the buffer's shape."""
+    if not buffer.bits:
+        return np.frombuffer(data, np.dtype(buffer.dtype)).reshape(buffer.shape)
+    if buffer.format == "RAW":
+        values = np.frombuffer(data, "<i1" if buffer.bits == 8 else "<i2").astype(np.int32)
+        return (values if buffer.bits == 8 else values // 2).reshape(buffer.shape)
+    places = _entries(np.arange(prod(buffer.shape)).reshape(buffer.shape), buffer, platform, -1)
+    if buffer.bits == 8:
+        found = np.frombuffer(data, "<i1").reshape(places.shape).astype(np.int32)
+    else:
+        pairs = np.frombuffer(data, np.uint8).reshape(-1, 2, ENTRY).astype(np.int32)
+        found = (pairs[:, 0] | (pairs[:, 1] ^ 0x80) - 0x80 << 7).reshape(places.shape)
+    codes = np.zeros(prod(buffer.shape), np.int32)
+    codes[places[places >= 0]] = found[places >= 0]
+    return codes.reshape(buffer.shape)
+
+
+def _entries(values: np.ndarray, buffer: Buffer, platform: str, fill: int) -> np.ndarray:
+    """A tensor's numbers as entries of 16, in the order of the 8-bit form."""
+    c, h, w = view(buffer.shape, buffer.axis)
+    shaped = values.reshape(buffer.shape or (1,))
+    planes = np.moveaxis(shaped, channel_axis(shaped.ndim, buffer.axis), 0).reshape(c, h, w)
+
+    def padded(channels: int, columns: int) -> np.ndarray:
+        wider = ((0, up(c, channels) - c), (0, 0), (0, up(w, columns) - w))
+        return np.pad(planes, wider, constant_values=fill)
+
+    match buffer.format.removesuffix("HL"):
+        case "1W16C8B":
+            ordered = padded(16, 1).reshape(-1, 16, h, w).transpose(0, 2, 3, 1)
+        case "4W4C8B":
+            columns = padded(4, 16 if platform == "520" else 4)
+            ordered = columns.reshape(-1, 4, h, columns.shape[2]).transpose(0, 2, 3, 1)
+        case _:  # 16W1C8B
+            ordered = padded(1, 16).transpose(1, 0, 2) if platform == "520" else padded(1, 16)
+    return np.ascontiguousarray(ordered).reshape(-1, ENTRY)
 
 
 def input_format(shape: Shape, axis: int | None) -> Format:

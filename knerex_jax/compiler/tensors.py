@@ -39,7 +39,7 @@ def in_dram(program: Program, constants: Constants, draft: Draft, formats: Mappi
             buffer = buffer_of(tensor, format, "input", 0)
         elif t in consts:
             buffer = buffer_of(tensor, "1W16C8B", "weight", 0)
-            data = encode(constants[consts[t].name]["codes"], buffer)
+            data = encode(constants[consts[t].name]["codes"], buffer, program.platform)
             buffer = msgspec.structs.replace(buffer, offset=draft.weights.add(data))
         elif t in program.outputs:
             buffer = buffer_of(tensor, "16W1C8B", "output", 0)

@@ -56,17 +56,18 @@ class Machine:
         self._last = {t: self._last_write(n) for t, n in program.tensors}
 
     def run(
-        self, inputs: Arrays, *, taps: Collection[str] = (), progress: Progress | None = None
-    ) -> dict[str, np.ndarray]:
+        self, inputs: Mapping[str, bytes], *, taps: Collection[str] = (), progress: Progress | None = None
+    ) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
         """Runs all commands on one sample.
 
         Args:
-          inputs: name -> codes or plain values, shaped as in the model.
+          inputs: name -> bytes of its buffer, as a driver lays them out.
           taps: tensors of `program.tensors` wanted, too.
           progress: called with (commands run, commands).
 
         Returns:
-          Outputs and taps by name: codes as int32, plain values as they are.
+          Name of an output -> bytes of its buffer (0 where nothing is written); and the taps, codes as int32, plain
+          values as they are.
 
         Raises:
           SimulationError: with the number of the command and the nodes it stands for.
@@ -75,8 +76,9 @@ class Machine:
             if name != "weight":
                 memory.forget(0, len(memory.data))
         for port in self.program.inputs:
+            data = np.frombuffer(inputs[port.name], np.uint8)
             buffer = self.program.buffers[port.buffer]
-            self._store(buffer, _all(buffer), np.asarray(inputs[port.name]).reshape(buffer.shape))
+            self.memories[buffer.memory].write(buffer.offset + np.arange(len(data)), data)
         after: dict[int, list[str]] = {}
         for t in taps:
             after.setdefault(self._last[t], []).append(t)
@@ -92,7 +94,9 @@ class Machine:
             found |= {t: self._whole(numbers[t]) for t in after.get(k, ())}
             if progress is not None:
                 progress(k + 1, len(self.program.commands))
-        return found | {port.name: self._whole(port.buffer) for port in self.program.outputs}
+        for port in self.program.outputs:
+            self._whole(port.buffer)  # every byte of it has to be there
+        return {port.name: self._raw(port.buffer) for port in self.program.outputs}, found
 
     def _step(self, k: int, command: Command) -> None:
         match command:
@@ -184,6 +188,12 @@ class Machine:
         buffer = self.program.buffers[number]
         values = self._load(buffer, _all(buffer))
         return values.astype(np.int32) if buffer.bits else values
+
+    def _raw(self, number: int) -> bytes:
+        """All bytes of a buffer, to the end of its last line."""
+        buffer, (start, end) = self.program.buffers[number], self._spans[number]
+        stop = end if buffer.format == "RAW" else start + -(-(end - start) // 16) * 16
+        return self.memories[buffer.memory].data[start:stop].tobytes()
 
     def _check_transfer(self, k: int, source: Tile, target: Tile) -> None:
         a, b = self._buffer(k, source), self._buffer(k, target)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from knerex_jax.compiler.layout import buffer_of, byte_size, encode, input_format, starts_an_entry, view
+from knerex_jax.compiler.layout import buffer_of, byte_size, decode, encode, input_format, starts_an_entry, view
 from knerex_jax.npu.isa import Buffer
 from knerex_jax.program.program import CodeTensor, PlainTensor
 
@@ -63,7 +63,7 @@ def test_bytes_of_a_constant(bits):
     limit = 1 << (bits - 1)
     codes = rng.integers(-limit, limit, (1, 20, 2, 3))
     buffer = buffer_of(CodeTensor(codes.shape, bits, 1), "1W16C8B", "weight", 0)
-    data = encode(codes, buffer)
+    data = encode(codes, buffer, "720")
     assert len(data) == byte_size(buffer, "720")
     for c, h, w in np.ndindex(20, 2, 3):
         place = (c // 16) * (2 * 3 * 16) + (h * 3 + w) * 16 + c % 16
@@ -74,3 +74,15 @@ def test_bytes_of_a_constant(bits):
             value = ((int.from_bytes(data[at + 16 : at + 17], signed=True) << 8) + (data[at] << 1)) // 2
             assert data[at] < 128
         assert value == codes[0, c, h, w]
+
+
+@pytest.mark.parametrize("bits", [8, 15])
+@pytest.mark.parametrize("platform", ["520", "720"])
+@pytest.mark.parametrize("format", ["1W16C8B", "16W1C8B", "4W4C8B", "RAW"])
+@pytest.mark.parametrize(("shape", "axis"), [((1, 19, 5, 7), 1), ((2, 6, 35), 2), ((1, 10), None)])
+def test_bytes_come_back(shape, axis, format, platform, bits):
+    codes = np.random.default_rng(1).integers(-(1 << (bits - 1)), 1 << (bits - 1), shape)
+    buffer = buffer_of(CodeTensor(shape, bits, axis), format, "output", 0)
+    data = encode(codes, buffer, platform)
+    assert len(data) == byte_size(buffer, platform)
+    assert np.array_equal(decode(data, buffer, platform), codes)

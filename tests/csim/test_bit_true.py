@@ -12,7 +12,7 @@ from planning import plan
 import knerex_jax
 from knerex_jax.artifacts.bie import Bie
 from knerex_jax.compiler.build import Compiled, Request, compile_program
-from knerex_jax.csim.machine import Machine, quantize
+from knerex_jax.npu_model import NpuModel
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.runtime import FixedModel
 from knerex_jax.targets.machine import MACHINES
@@ -55,8 +55,7 @@ def compare(planned: Planned, data: dict[str, np.ndarray], compiled: Compiled) -
     buffers = compiled.program.buffers
     there = [t for t, n in compiled.program.tensors if buffers[n].memory != "input"]
     wanted = fixed.run({t: v[:1] for t, v in data.items()}, "fixed", taps=tuple(there))
-    codes = {p.name: quantize(p, data[p.name][0], buffers[p.buffer].bits) for p in compiled.program.inputs}
-    found = Machine(compiled.program, compiled.weight).run(codes, taps=there)
+    found = NpuModel(compiled.program, compiled.weight).run({t: v[:1] for t, v in data.items()}, "fixed", taps=there)
     assert set(found) == set(wanted) | set(there)
     return len(found), [t for t, v in found.items() if not np.array_equal(v.ravel(), np.asarray(wanted[t]).ravel())]
 
@@ -97,4 +96,5 @@ def test_the_simulator_shares_nothing_with_what_it_judges():
             own = [n.split(".") for n in names if n.startswith("knerex_jax")]
             assert all(n[1] in allowed for n in own), f"{path.name} imports {names}"
             assert all(n[2] in ("primitives", "island") for n in own if n[1] == "program")
+            assert all(n[2] == "isa" for n in own if n[1] == "npu")
             assert not any(n.startswith("jax") for n in names)

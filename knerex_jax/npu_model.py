@@ -1,0 +1,80 @@
+"""A compiled model as users run it: arrays in, arrays out, the hardware simulator in between."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from knerex_jax.compiler.layout import byte_size, decode, encode
+from knerex_jax.csim.machine import Machine, dequantize, quantize
+from knerex_jax.errors import ModelError
+from knerex_jax.npu.isa import NpuProgram
+
+
+@dataclass(frozen=True)
+class NpuModel:
+    """An NPU program with its constants. It plays the driver: quantizes inputs, lays out bytes, reads them back.
+
+    Attributes:
+      program: commands and buffers.
+      weight: the weight segment.
+    """
+
+    program: NpuProgram
+    weight: bytes
+
+    @cached_property
+    def machine(self) -> Machine:
+        """The simulator with the constants in place."""
+        return Machine(self.program, self.weight)
+
+    def run(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        data_type: Literal["float", "fixed"] = "float",
+        *,
+        taps: Collection[str] = (),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Runs N samples, one after the other.
+
+        Args:
+          inputs: name -> [N, ...] in place of the model's batch axis.
+          data_type: "fixed" for codes (int32), "float" for real units (float32); plain outputs are as they are.
+          taps: tensors of `program.tensors` wanted, too, always as codes.
+          progress: called with (commands run, commands) of a sample.
+
+        Returns:
+          Name -> [N, *shape without its batch axis].
+
+        Raises:
+          ModelError: an input is missing, or has another shape.
+          SimulationError: the program does what the machine forbids.
+        """
+        if missing := [p.name for p in self.program.inputs if p.name not in inputs]:
+            raise ModelError("inputs are missing", where=", ".join(missing), fix="give all inputs of the model")
+        count = len(next(iter(inputs.values())))
+        samples = [self._one({t: v[k] for t, v in inputs.items()}, data_type, taps, progress) for k in range(count)]
+        return {t: np.stack([s[t] for s in samples]) for t in samples[0]}
+
+    def _one(self, sample, data_type, taps, progress) -> dict[str, np.ndarray]:
+        platform, data = self.program.platform, {}
+        for port in self.program.inputs:
+            buffer = self.program.buffers[port.buffer]
+            value = np.asarray(sample[port.name])
+            if value.size != int(np.prod(buffer.shape)):
+                raise ModelError(
+                    f"a sample of shape {value.shape}", where=port.name, fix=f"give samples of shape {buffer.shape[1:]}"
+                )
+            codes = quantize(port, value.reshape(buffer.shape), buffer.bits) if buffer.bits else value
+            data[port.name] = encode(codes, buffer, platform)
+        made, found = self.machine.run(data, taps=taps, progress=progress)
+        for port in self.program.outputs:
+            buffer = self.program.buffers[port.buffer]
+            raw = made[port.name].ljust(byte_size(buffer, platform), b"\0")
+            codes = decode(raw, buffer, platform)
+            real = data_type == "float" and buffer.bits
+            found[port.name] = dequantize(port, codes) if real else codes
+        return {t: v[0] if v.ndim and v.shape[0] == 1 else v for t, v in found.items()}
