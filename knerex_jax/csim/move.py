@@ -33,7 +33,9 @@ def _moved(i: Move, operands: Sequence[np.ndarray]) -> np.ndarray:
         case "concat":
             return np.concatenate(operands, axis=args[0][0])
         case "pad":
-            return np.pad(x, list(zip(args[0], args[1], strict=True)))
+            ends = list(zip(*args, strict=True))
+            kept = x[tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, ends, strict=True))]
+            return np.pad(kept, [(max(a, 0), max(b, 0)) for a, b in ends])
         case "slice":
             return x[tuple(_range(*r) for r in zip(*args, strict=True))]
         case "gather":

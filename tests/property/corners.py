@@ -6,7 +6,7 @@ the smallest and the largest shifts.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,22 +17,26 @@ from hypothesis import Phase, assume, settings
 from hypothesis import strategies as st
 from oracle import compare, run_oracle
 
+from knerex_jax.compiler.build import Request, compile_program
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods, choose
 from knerex_jax.emulator.prepare import prepare
-from knerex_jax.errors import PlanError
+from knerex_jax.errors import CompileError, PlanError
 from knerex_jax.fixedpoint.qformat import MAX_RADIX, MIN_RADIX, QFormat, data_limits
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.write import to_proto
+from knerex_jax.npu_model import NpuModel
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import unbind
 from knerex_jax.program.bounds import bound_program
+from knerex_jax.program.primitives import Table
 from knerex_jax.program.program import Program
 from knerex_jax.quantize.assemble import assemble
 from knerex_jax.quantize.bitwidth import WidthRequest, Widths, assign_widths
 from knerex_jax.quantize.plan import QuantPlan
 from knerex_jax.quantize.structure import Structure, analyse
 from knerex_jax.targets import TARGETS
+from knerex_jax.targets.machine import MACHINES
 from knerex_jax.targets.spec import Target
 
 DRAWS = 40
@@ -213,3 +217,19 @@ def assert_exact(model: Model, corner: Corner, *rules: str, rows: int = 1) -> No
         result = run_oracle(proto, plan.to_json(), inputs)
         found = emulate(program, constants, inputs, corner)
         assert compare(found, result.codes | result.plain) == [], (corner, plan)
+        assert_simulated(program, constants, inputs, found)
+
+
+def assert_simulated(program: Program, constants: Any, inputs: Mapping[str, np.ndarray], found: dict[str, Any]) -> None:
+    """The hardware simulator holds the same codes, with as little memory on chip as a table leaves."""
+    target = MACHINES[program.platform]
+    tables = any(isinstance(i, Table) and i.x_bits == 15 for i in program.instructions)
+    request = Request(program, constants, machine=replace(target, sram=80_000 if tables else 4_096))
+    try:
+        made = compile_program(request)
+    except CompileError:  # a sum over everything needs everything
+        made = compile_program(replace(request, machine=target))
+    taps = [t for t, _ in made.program.tensors]
+    simulated = NpuModel(made.program, made.weight).run(inputs, "fixed", taps=taps)
+    wrong = [t for t, v in simulated.items() if not np.array_equal(v.ravel(), np.asarray(found[t]).ravel())]
+    assert wrong == []
