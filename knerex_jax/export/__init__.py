@@ -1,0 +1,1 @@
+"""The fixed program in forms that other tools run: integers on plain ONNX Runtime, and a QDQ model."""
