@@ -1,1 +1,0 @@
-"""The fixed program in forms that other tools run: integers on plain ONNX Runtime, and a QDQ model."""
