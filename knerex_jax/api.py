@@ -17,6 +17,7 @@ from knerex_jax.artifacts.stages import StageFiles, write_stages
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.data.shapes import shapes_from_data
 from knerex_jax.data.sources import Job, Sample, Source
+from knerex_jax.deliver import compile_or_note, compiled_row, match_for_mode, with_probe
 from knerex_jax.errors import ConfigError
 from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
@@ -25,10 +26,12 @@ from knerex_jax.graph.ir import Model
 from knerex_jax.graph.read import declared_shapes
 from knerex_jax.improve import Candidate, choose_ranges, refine_best, searched_configs
 from knerex_jax.metrics import snr_db
+from knerex_jax.npu_model import NpuModel
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.program.bounds import bound_program
+from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.quantize.plan import Note, QuantPlan
 from knerex_jax.quantize.planner import Planned
@@ -54,7 +57,8 @@ class PTQResult:
         biases were refined.
       snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
       plan: formats and notes.
-      bit_true_match: None until a second executor exists in this package's own flow.
+      bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and
+        where the model does not compile (a note says why).
       report: the content of report_json.
     """
 
@@ -121,22 +125,40 @@ def run_ptq(
         planned = replace(refined.planned, plan=replace(plan, notes=(*_qdq(origin, decomposed), *plan.notes)))
         bounds = bound_program(planned.program, planned.constants)
     samples = {t: a[:SNR_SAMPLES] for t, a in samples.items()}
-    header = {"arith_version": ARITH_VERSION, "source_sha256": digest, "versions": versions()}
+    on_cpu = cpu_nodes(decomposed, planned.structure, config.target, ops)
+    header = {
+        "arith_version": ARITH_VERSION, "source_sha256": digest, "versions": versions(), "cpu_nodes": list(on_cpu)
+    }  # fmt: skip
     bie = Bie(planned.program, planned.constants, planned.plan, header)
+    fixed = FixedModel(bie)
     with clock("emulate"):
         reference = FloatModel(decomposed, ops).run(samples, batch_size=config.batch_size)
-        fixed = FixedModel(bie).run(samples, batch_size=config.batch_size)
-        snr = {t: snr_db(reference[t], fixed[t]) for t in decomposed.graph.outputs}
+        codes = fixed.run(samples, "fixed", batch_size=config.batch_size)
+        snr = {t: snr_db(reference[t], fixed.dequantize(t, codes[t])) for t in decomposed.graph.outputs}
+    with clock("compile"):
+        compiled, notes = compile_or_note(bie, config, progress)
+        planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
+        npu = None if compiled is None else NpuModel(compiled.program, compiled.weight)
+    with clock("match"):
+        match = npu and match_for_mode(fixed, npu, config, samples, codes, source, progress)
+        bie = with_probe(replace(bie, plan=planned.plan), fixed, npu)
     report = report_data(
         config=config, origin=origin, name=path.stem, model_hash=digest, planned=planned, ranges=ranges, bounds=bounds,
-        learned=learned, snr_db=snr, snr_samples=min(len(kept), SNR_SAMPLES),
-        timings_s=clock.seconds, registry=ops,
+        learned=learned, snr_db=snr, snr_samples=min(len(kept), SNR_SAMPLES), on_cpu=on_cpu,
+        compiled=compiled and compiled_row(compiled, config), match=match and match.to_json(),
+        timings_s=clock.seconds,
     )  # fmt: skip
     paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ranges, ops), folder)
     if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
         write_candidates(mixed.candidates, folder)
     return PTQResult(
-        paths=paths, snr_db=snr, plan=planned.plan, bit_true_match=None, report=report, planned=planned, ranges=ranges
+        paths=paths,
+        snr_db=snr,
+        plan=planned.plan,
+        bit_true_match=match and match.equal,
+        report=report,
+        planned=planned,
+        ranges=ranges,
     )
 
 

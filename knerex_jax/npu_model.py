@@ -7,10 +7,43 @@ from typing import Literal
 
 import numpy as np
 
+from knerex_jax.artifacts.bie import Bie
+from knerex_jax.compiler.build import Compiled, Progress, Request, compile_program
 from knerex_jax.compiler.layout import byte_size, decode, encode
 from knerex_jax.csim.machine import Machine, dequantize, quantize
 from knerex_jax.errors import ModelError
-from knerex_jax.npu.isa import NpuProgram
+from knerex_jax.npu.isa import Format, NpuProgram
+
+
+def compile_bie(
+    bie: Bie,
+    *,
+    fm_cut: str = "default",
+    input_format: Format | None = None,
+    progress: Progress | None = None,
+) -> Compiled:
+    """Compiles a fixed-point model for its platform.
+
+    Args:
+      bie: the model.
+      fm_cut: "default" or "deep_search".
+      input_format: of all inputs, instead of the usual one of each.
+      progress: called with (instructions compiled, instructions).
+
+    Raises:
+      ConfigError: an unknown fm_cut.
+      CompileError: an instruction needs more memory than there is on chip, however it is cut.
+    """
+
+    def numbers(tensor: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        held = bie.plan.formats[tensor]
+        return tuple(held.radix.tolist()), tuple(held.scale.tolist())
+
+    formats = {} if input_format is None else dict.fromkeys(bie.program.inputs, input_format)
+    request = Request(
+        bie.program, bie.constants, host=bie.header.get("cpu_nodes", ()), input_formats=formats, numbers=numbers
+    )
+    return compile_program(request, fm_cut=fm_cut, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ def test_result_names_every_file_and_they_exist(result):
     assert set(result.paths) == {"origin", "decomposed", "scaled", "bie", "report_json", "calibration"}
     assert all(p.is_file() for p in result.paths.values())
     assert sorted(p.name for p in result.paths["bie"].parent.iterdir()) == sorted(p.name for p in result.paths.values())
-    assert result.bit_true_match is None
+    assert result.bit_true_match is True
+    match = result.report["bit_true_match"]
+    assert match["samples"] == 1 and match["codes"] == 10 and match["differing"] == 0
 
 
 def test_stage_files_are_valid_and_equal_the_model_on_onnx_runtime(result, digits):
@@ -72,7 +74,7 @@ def test_accuracy_is_kept_and_the_report_says_what_was_done(result, digits):
     assert (fixed.argmax(axis=1) == labels).mean() >= 0.95
     report = json.loads(result.paths["report_json"].read_text())
     assert report["snr_db"]["logits"] == pytest.approx(result.snr_db["logits"]) and result.snr_db["logits"] > 20
-    assert report["requested"]["mode"] == 2 and report["applied"]["mode"] == 1
+    assert report["requested"]["mode"] == 2 and report["applied"]["mode"] == 2
     assert report["overflow"]["proven"] == report["overflow"]["total"] > 0
     assert {"name", "op", "tensor", "bits", "radix", "scale", "range"} <= set(report["nodes"][0])
     assert report["snr_samples"] == 64

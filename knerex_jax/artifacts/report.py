@@ -1,16 +1,13 @@
 """The machine-readable report: what was asked, what was done, how good it is, with what it was made."""
 
 import platform as host
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.graph.ir import Model
-from knerex_jax.ops import REGISTRY
-from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import Bounds, StepBound
-from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.planner import Planned
 
@@ -80,10 +77,16 @@ def report_data(
     learned: Mapping[str, Any],
     snr_db: Mapping[str, float],
     snr_samples: int,
+    on_cpu: Sequence[str],
+    compiled: Mapping[str, Any] | None,
+    match: Mapping[str, Any] | None,
     timings_s: Mapping[str, float],
-    registry: Mapping[str, OpDef] = REGISTRY,
 ) -> dict[str, Any]:
-    """The content of `model_fx_report.json`; `learned`: records of range search, rounding, biases."""
+    """The content of `model_fx_report.json`.
+
+    `learned`: records of range search, rounding, biases; `on_cpu`: nodes that the NPU leaves to the CPU; `compiled`,
+    `match`: of the compiled program and its comparison, None where there is none.
+    """
     proofs = [overflow_row(name, step) for name, step in bounds.steps]
     return {
         "format": 1,
@@ -103,7 +106,7 @@ def report_data(
         "flagged": [t for t, v in snr_db.items() if v < FLAG_BELOW_DB],
         "nodes": node_rows(planned, ranges),
         "rescales": list(planned.plan.rescales),
-        "cpu_nodes": list(cpu_nodes(planned.model, planned.structure, config.target, registry)),
+        "cpu_nodes": list(on_cpu),
         "islands": [
             {"node": n, "op": planned.model.graph.node[n].op_type, "why": why}
             for n, why in planned.structure.islands.items()
@@ -114,6 +117,8 @@ def report_data(
             "saturating": list(bounds.unproven),
             "by_instruction": proofs,
         },
+        "compiled": compiled,
+        "bit_true_match": match,
         "timings_s": dict(timings_s),
         "versions": versions(),
     }

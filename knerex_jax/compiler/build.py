@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -39,11 +39,13 @@ class Compiled:
       program: commands and buffers.
       weight: the weight segment.
       tilings: first instruction -> how it, and those that run on its parts, were divided (on the NPU).
+      seconds: fm_cut -> what the cost model says of the program that it gave.
     """
 
     program: NpuProgram
     weight: bytes
     tilings: Mapping[str, Tiling]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,11 @@ def compile_program(request: Request, *, fm_cut: str = "default", progress: Prog
     if fm_cut not in FM_CUTS:
         why = "announced by the maker, and not available" if fm_cut == "performance" else "unknown"
         raise ConfigError(f"{fm_cut!r} is {why}", where="fm_cut", fix=f"use {' or '.join(FM_CUTS)}")
-    plain = _fitting(request, default_tiling, progress)
-    if fm_cut == "default" or request.program.platform == "520":
-        return plain
-    searched = _fitting(request, DeepSearch(request.target), progress)
-    return min(plain, searched, key=lambda c: estimate(c.program, request.target).seconds)
+    made = {"default": _fitting(request, default_tiling, progress)}
+    if fm_cut == "deep_search" and request.program.platform != "520":
+        made[fm_cut] = _fitting(request, DeepSearch(request.target), progress)
+    seconds = {name: estimate(compiled.program, request.target).seconds for name, compiled in made.items()}
+    return replace(made[min(seconds, key=lambda name: seconds[name])], seconds=seconds)
 
 
 def _fitting(request: Request, cut: Cutter, progress: Progress | None) -> Compiled:

@@ -1,6 +1,7 @@
 """What the user asked for: the published parameters under their published names, checked and made one spelling."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,9 @@ from knerex_jax.targets import TARGETS, Target
 
 PERCENTAGE_16B = 0.999999
 """The published default of percentage_16b."""
+
+INPUT_FORMATS = tuple(f"{name}{wide}" for name in ("1W16C8B", "4W4C8B", "16W1C8B") for wide in ("", "HL"))
+"""What input_fmt may say."""
 
 _WIDTH_NAMES = {
     "int4": "int4",
@@ -60,7 +64,9 @@ class PTQConfig:
     p_output: str | Path = _option("kneron_flow", "output folder")
     weight_bandwidth: float | None = _option(None, "GB/s, for the performance estimate")
     dma_bandwidth: float | None = _option(None, "GB/s, for the performance estimate")
-    mode: int = _option(2, "0 estimate only; 1 quantize; 2 also match one image bit for bit; 3 all images and layers")
+    mode: int = _option(
+        2, "0 estimate only; 1 quantize and compile; 2 also match one image bit for bit; 3 all images and layers"
+    )
     export_dynasty_dump: bool = _option(False, "write every tensor of the fixed-point run into a zip")
     percentage_16b: float | None = _option(
         None, "share of |values| kept for 16-bit ranges; default 0.999999, or data_analysis_pct where that is more"
@@ -83,6 +89,9 @@ class PTQConfig:
     range_search: bool = _option(False, "choose range rule and guard_bits by the noise at the outputs")
     weight_rounding: str = _option("nearest", "nearest, or learned from the calibration data")
     flops_ratio: float = _option(0.2, "mixbw only: share of the multiplications that may run at 16 bits, 0 to 1")
+    input_fmt: str | None = _option(None, "730 only: layout of all inputs: 1W16C8B, 4W4C8B or 16W1C8B; HL at 16 bits")
+    model_id: int = _option(32769, "number of the model in the nef; above 32768 for one's own models")
+    model_version: str = _option("0001", "version of the model in the nef: up to four hexadecimal digits")
     mixbw_debug: bool = _option(False, "mixbw only: write the predicted SNR of every candidate to data/ and weight/")
 
     def __post_init__(self) -> None:
@@ -105,6 +114,12 @@ class PTQConfig:
         _in_range("flops_ratio", self.flops_ratio, 0, 1)
         _in_range("data_analysis_threads", self.data_analysis_threads, 1, None)
         _in_range("batch_size", self.batch_size, 1, None)
+        _in_range("model_id", self.model_id, 1, 2**31 - 1)
+        if not re.fullmatch(r"[0-9a-fA-F]{1,4}", str(self.model_version)):
+            raise ConfigError(
+                "the version is not hexadecimal, or longer than four digits",
+                where=f"model_version={self.model_version!r}", fix="write it like '0001'",
+            )  # fmt: skip
         if self.output_headroom is not None:
             _in_range("output_headroom", self.output_headroom, 0, 1)
         if self.guard_bits is not None:
@@ -127,11 +142,17 @@ class PTQConfig:
     def _refuse_announced(self) -> None:
         one_of("datapath_range_method", self.datapath_range_method, ("percentage", "mmse"))
         one_of("quantize_mode", self.quantize_mode, ("default", "post_sigmoid"))
-        one_of("fm_cut", self.fm_cut, ("default", "deep_search", "performance"))
+        if self.fm_cut == "performance":
+            raise ConfigError(
+                "this feature-map cut is announced by the maker, and not available", where="fm_cut='performance'",
+                fix="use default or deep_search",
+            )  # fmt: skip
+        one_of("fm_cut", self.fm_cut, ("default", "deep_search"))
+        if self.input_fmt is not None:
+            one_of("input_fmt", self.input_fmt, INPUT_FORMATS)
         one_of("weight_rounding", self.weight_rounding, ("nearest", "learned"))
         for option, plain, what in (
-            ("mode", (1, 2), "the performance estimate (0) and the match of all layers (3)"),
-            ("fm_cut", ("default",), "the feature-map cut search"),
+            ("mode", (1, 2, 3), "the performance estimate without quantization"),
             ("export_dynasty_dump", (False,), "the dump of all tensors"),
         ):
             if (value := getattr(self, option)) not in plain:
@@ -173,6 +194,17 @@ class PTQConfig:
     def bias_mode(self) -> Literal["parallel", "sequential"]:
         """How biases are adjusted where `optimize` is not 0."""
         return "parallel" if self.optimize <= 2 else "sequential"
+
+    @property
+    def applied_cut(self) -> Literal["default", "deep_search"]:
+        """fm_cut as it applies: optimize 2 and 4 imply the search, and 520 never searches."""
+        searches = self.fm_cut == "deep_search" or self.optimize in (2, 4)
+        return "deep_search" if searches and self.platform != "520" else "default"
+
+    @property
+    def input_format(self) -> Literal["1W16C8B", "4W4C8B", "16W1C8B"] | None:
+        """input_fmt as it applies, without the suffix for 16 bits."""
+        return self.input_fmt.removesuffix("HL") if self.input_fmt and self.platform == "730" else None  # type: ignore[return-value]
 
     @property
     def wide_pct(self) -> float:
@@ -231,7 +263,7 @@ class PTQConfig:
     def applied(self) -> dict[str, Any]:
         """`to_json` with what the options come to."""
         return self.to_json() | {
-            "mode": min(self.mode, 1),
+            "fm_cut": self.applied_cut,
             **self._applied_widths,
             "const_in_bitwidth_mode": self._const_width,
             "percentage_16b": self.wide_pct,
@@ -246,8 +278,6 @@ class PTQConfig:
     def notes(self) -> tuple[Note, ...]:
         """Requests that are not applied as asked, apart from what the plan itself finds out."""
         found = []
-        if self.mode == 2:
-            found.append(Note("mode", "2", "1", "compiler and hardware simulator are not part of this version yet"))
         constants = self._const_width
         if self.const_in_bitwidth_mode not in (None, constants):
             why = f"platform {self.platform} has no {self.const_in_bitwidth_mode}"
@@ -255,9 +285,14 @@ class PTQConfig:
         for option, applied in self._applied_widths.items():
             if getattr(self, option) not in (None, applied):
                 found.append(Note(option, getattr(self, option), applied, "mixbw keeps it at 16 bits"))
-        if self.optimize in (2, 4):
-            why = "the feature-map cut search comes with the compiler, which is not part of this version yet"
+        if self.platform == "520" and self.fm_cut == "deep_search":
+            found.append(Note("fm_cut", self.fm_cut, "default", "platform 520 always has the default cut"))
+        if self.platform == "520" and self.optimize in (2, 4):
+            why = "platform 520 always has the default feature-map cut"
             found.append(Note("optimize", str(self.optimize), str(self.optimize - 1), why))
+        if self.input_fmt is not None and self.platform != "730":
+            why = f"platform {self.platform} has no choice of input layouts"
+            found.append(Note("input_fmt", self.input_fmt, "the usual one", why))
         for name in ("percentile", "outlier_factor"):
             default = type(self).__dataclass_fields__[name].default
             if self.datapath_range_method != "mmse" and getattr(self, name) != default:

@@ -48,8 +48,11 @@ def test_platform_may_be_a_number():
         ({"datapath_range_method": "mse"}, ["did you mean 'mmse'"]),
         ({"optimize": 7}, ["between 0 and 4"]),
         ({"mode": 0}, ["performance estimate"]),
-        ({"mode": 3}, ["not part of this version"]),
-        ({"fm_cut": "performance"}, ["not part of this version"]),
+        ({"fm_cut": "performance"}, ["announced", "deep_search"]),
+        ({"fm_cut": "deep_serch"}, ["did you mean 'deep_search'"]),
+        ({"input_fmt": "HW4C8B"}, ["input_fmt", "1W16C8B"]),
+        ({"model_version": "00001"}, ["hexadecimal"]),
+        ({"model_id": 0}, ["model_id"]),
         ({"quantize_mode": "sigmoid"}, ["did you mean 'post_sigmoid'"]),
         ({"quan_config": {"a": {"radx": 1}}}, ["did you mean 'radix'"]),
         ({"export_dynasty_dump": True}, ["dump"]),
@@ -73,9 +76,9 @@ def test_the_16_bit_cut_follows_a_wider_8_bit_cut():
     assert PTQConfig(data_analysis_pct=1.0).wide_pct == 1.0  # advised for detectors
 
 
-def test_default_mode_is_noted_and_unused_knobs_too():
+def test_unused_knobs_are_noted():
     notes = PTQConfig(outlier_factor=1.5).notes()
-    assert {n.where: n.applied for n in notes} == {"mode": "1", "outlier_factor": "unused"}
+    assert {n.where: n.applied for n in notes} == {"outlier_factor": "unused"}
     assert PTQConfig(mode=1).notes() == ()
     assert PTQConfig(mode=1, datapath_range_method="mmse", outlier_factor=1.5, percentile=0.01).notes() == ()
 
@@ -102,7 +105,13 @@ def test_constants_of_520_have_8_bits_with_a_note_only_if_16_were_asked_for():
     assert "520" in note.why
 
 
-def test_a_cut_search_is_noted_and_its_bias_adjustment_done():
-    config = PTQConfig(mode=1, optimize=4)
-    assert [(n.where, n.requested, n.applied) for n in config.notes()] == [("optimize", "4", "3")]
+def test_a_cut_search_is_implied_by_optimize_and_never_done_on_520():
+    assert [PTQConfig(optimize=n).applied_cut for n in range(5)] == ["default", "default", "deep_search"] + [
+        "default",
+        "deep_search",
+    ]
+    assert PTQConfig(fm_cut="deep_search").applied_cut == "deep_search" and PTQConfig(optimize=4).notes() == ()
+    for options in ({"optimize": 4}, {"fm_cut": "deep_search"}):
+        config = PTQConfig(platform="520", **options)
+        assert config.applied_cut == "default" and len(config.notes()) == 1
     assert [PTQConfig(optimize=n).bias_mode for n in (1, 2, 3, 4)] == ["parallel"] * 2 + ["sequential"] * 2
