@@ -17,7 +17,7 @@ from knerex_jax.artifacts.stages import StageFiles, write_stages
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.data.shapes import shapes_from_data
 from knerex_jax.data.sources import Job, Sample, Source
-from knerex_jax.deliver import compile_or_note, compiled_row, match_for_mode, with_probe
+from knerex_jax.deliver import compile_or_note, compiled_row, match_for_mode, nef_model, with_probe
 from knerex_jax.errors import ConfigError
 from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
@@ -26,6 +26,7 @@ from knerex_jax.graph.ir import Model
 from knerex_jax.graph.read import declared_shapes
 from knerex_jax.improve import Candidate, choose_ranges, refine_best, searched_configs
 from knerex_jax.metrics import snr_db
+from knerex_jax.nef.container import Nef, encode_nef
 from knerex_jax.npu_model import NpuModel
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
@@ -148,7 +149,10 @@ def run_ptq(
         compiled=compiled and compiled_row(compiled, config), match=match and match.to_json(),
         timings_s=clock.seconds,
     )  # fmt: skip
-    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ranges, ops), folder)
+    nef = None
+    if compiled is not None:
+        nef = encode_nef(Nef((nef_model(bie, compiled, config.model_id, config.model_version),)))
+    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ranges, nef, ops), folder)
     if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
         write_candidates(mixed.candidates, folder)
     return PTQResult(
@@ -166,20 +170,24 @@ def kneron_inference(
     pre_results: list[np.ndarray],
     input_names: list[str],
     *,
+    nef_file: str | Path = "",
     onnx_file: str | Path = "",
     bie_file: str | Path = "",
+    model_id: int | None = None,
     data_type: DataType = "float",
     reordering: list[str] | None = None,
     ops: Ops = REGISTRY,
 ) -> list[np.ndarray]:
-    """The published inference call, for an ONNX or a bie; with both, the ONNX runs.
+    """The published inference call; of several files, the nef runs before the ONNX, and that before the bie.
 
     Args:
       pre_results: one array per input, in the ONNX input's shape.
       input_names: their names, in the same order.
+      nef_file: a compiled model, in the simulator.
       onnx_file: a float model.
       bie_file: a fixed-point model.
-      data_type: "float", or "fixed" for raw codes (bie only).
+      model_id: which model of the nef, where it holds several.
+      data_type: "float", or "fixed" for raw codes (nef and bie).
       reordering: output names in the wanted order; default the model's.
       ops: operator records for an ONNX; a bie needs none.
 
@@ -191,10 +199,12 @@ def kneron_inference(
             f"{len(pre_results)} arrays for {len(input_names)} names", where="pre_results, input_names",
             fix="give one array per input, in the order of input_names",
         )  # fmt: skip
-    if not (onnx_file or bie_file):
-        raise ConfigError("no model to run", where="onnx_file, bie_file", fix="give one of them")
+    if not (nef_file or onnx_file or bie_file):
+        raise ConfigError("no model to run", where="nef_file, onnx_file, bie_file", fix="give one of them")
     inputs = dict(zip(input_names, pre_results, strict=True))
-    if onnx_file:
+    if nef_file:
+        outputs = NpuModel.load(nef_file, model_id=model_id).run(inputs, data_type)
+    elif onnx_file:
         if data_type != "float":
             raise ConfigError(
                 "a float ONNX has no codes", where=f"data_type={data_type!r}", fix="pass bie_file, or data_type='float'"

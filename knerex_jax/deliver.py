@@ -1,22 +1,44 @@
 """From the fixed-point model to the compiled one, with the proof that both compute the same."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from knerex_jax.artifacts.bie import Bie
+from knerex_jax.artifacts.bie import Bie, load_bie
 from knerex_jax.compiler.build import Compiled
 from knerex_jax.compiler.cost import estimate
 from knerex_jax.data.sources import Source
 from knerex_jax.errors import CompileError
 from knerex_jax.match import Match, bit_true_match
+from knerex_jax.nef.container import Nef, combined, save_nef
+from knerex_jax.nef.segments import NefModel
 from knerex_jax.npu_model import NpuModel, compile_bie
 from knerex_jax.probe import probe_inputs, probe_record, probed
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.plan import Note
 from knerex_jax.runtime import FixedModel
+
+FIRST_ID = 32769
+"""Ids above 32768 are for one's own models."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model for a nef.
+
+    Attributes:
+      bie: path of its fixed-point model.
+      model_id: number by which an application asks for it.
+      version: hexadecimal, up to four digits.
+    """
+
+    bie: str | Path
+    model_id: int = FIRST_ID
+    version: str = "0001"
+
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -64,7 +86,7 @@ def match_for_mode(
 
 
 def with_probe(bie: Bie, fixed: FixedModel, npu: NpuModel | None) -> Bie:
-    """The model with the hash of its codes on the probe, by the simulator; by the emulator where nothing is compiled."""
+    """The model with the hashes of its codes on the probe: by the simulator, or the emulator if nothing is compiled."""
     inputs, taps = probe_inputs(bie.program, bie.constants), probed(bie.program)
     if npu is None:
         codes = fixed.run(inputs, "fixed", taps=taps, batch_size=1)
@@ -72,6 +94,48 @@ def with_probe(bie: Bie, fixed: FixedModel, npu: NpuModel | None) -> Bie:
         inner = tuple(t for t in taps if t not in bie.program.outputs)
         codes = npu.run(inputs, "fixed", taps=inner)
     return replace(bie, header={**bie.header, "probe": probe_record(bie.program, codes)})
+
+
+def nef_model(bie: Bie, compiled: Compiled, model_id: int, version: str) -> NefModel:
+    """What a nef holds of a compiled model, with the source's hash and the probe of its bie."""
+    kept = ("arith_version", "source_sha256", "versions", "probe")
+    meta = {k: bie.header[k] for k in kept if k in bie.header}
+    return NefModel(model_id, bie.program.name, str(version), compiled.program, compiled.weight, meta)
+
+
+def compile_models(
+    models: Iterable[str | Path | ModelEntry],
+    p_output: str | Path = "kneron_flow",
+    *,
+    fm_cut: str = "default",
+    compress: bool = False,
+    key: bytes | None = None,
+) -> Path:
+    """Compiles fixed-point models into one nef.
+
+    Args:
+      models: bies, with or without what the nef shall call them; without, their ids count from 32769.
+      p_output: folder.
+      fm_cut: "default" or "deep_search".
+      compress: packs the segments.
+      key: 32 bytes, to encrypt the nef.
+
+    Returns:
+      `<p_output>/models_<platform>.nef`.
+
+    Raises:
+      ArtifactError: a bie cannot be read, two models have one id, or platforms differ.
+      CompileError: a model does not fit its machine.
+    """
+    made = []
+    for number, model in enumerate(models, FIRST_ID):
+        entry = model if isinstance(model, ModelEntry) else ModelEntry(model, number)
+        bie = load_bie(entry.bie)
+        made.append(nef_model(bie, compile_bie(bie, fm_cut=fm_cut), entry.model_id, entry.version))
+    nef = combined(Nef((model,)) for model in made)
+    path = Path(p_output) / f"models_{nef.platform}.nef"
+    save_nef(nef, path, compress=compress, key=key)
+    return path
 
 
 def compiled_row(compiled: Compiled, config: PTQConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from knerex_jax.compiler.build import Compiled, Progress, Request, compile_progr
 from knerex_jax.compiler.layout import byte_size, decode, encode
 from knerex_jax.csim.machine import Machine, dequantize, quantize
 from knerex_jax.errors import ModelError
+from knerex_jax.nef.container import load_nef, model_of
 from knerex_jax.npu.isa import Format, NpuProgram
 
 
@@ -57,6 +59,16 @@ class NpuModel:
 
     program: NpuProgram
     weight: bytes
+
+    @classmethod
+    def load(cls, path: str | Path, *, model_id: int | None = None, key: bytes | None = None) -> "NpuModel":
+        """Reads a model of a nef: the one with that id, or the only one.
+
+        Raises:
+          ArtifactError: the nef cannot be read, or has no such model.
+        """
+        model = model_of(load_nef(path, key=key), model_id, str(path))
+        return cls(model.program, model.weight)
 
     @cached_property
     def machine(self) -> Machine:

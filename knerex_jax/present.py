@@ -12,6 +12,7 @@ from rich.text import Text
 from knerex_jax.api import PTQResult
 from knerex_jax.check import CheckReport
 from knerex_jax.quantize.planner import Planned
+from knerex_jax.verify import Verdict
 
 
 def _span(values: np.ndarray) -> str:
@@ -54,8 +55,34 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
     console.print(f"accumulators: {overflow['proven']} of {overflow['total']} proven free of overflow")
     for where in overflow["saturating"]:
         console.print(f"  can saturate: {where}")
+    _print_built(console, report)
     for key, path in result.paths.items():
         console.print(f"{key:>12}  {path}", highlight=False)
+
+
+def print_verdict(console: Console, verdict: Verdict) -> None:
+    """Equal or not, what was compared, and what was left out."""
+    said = "equal" if verdict.equal else f"[bold red]different[/]: {', '.join(verdict.differing)}"
+    console.print(f"{verdict.model}: {verdict.executor} here and the file's hashes of the probe: {said}")
+    console.print(f"  compared: {', '.join(verdict.tensors) or 'nothing'}", highlight=False)
+    if verdict.where:
+        console.print(f"  first difference of emulator and simulator: {verdict.where}", markup=False)
+    if verdict.islands:
+        left = ", ".join(verdict.left_out) or "no output"
+        console.print(f"  left out, behind float operators ({', '.join(verdict.islands)}): {left}", markup=False)
+
+
+def _print_built(console: Console, report: Mapping[str, Any]) -> None:
+    """The compiled program, and whether the simulator agrees with the emulator."""
+    if (built := report["compiled"]) is not None:
+        times = ", ".join(f"{ms:.3g} ms ({cut})" for cut, ms in built["estimate_ms"].items())
+        console.print(f"compiled: {built['commands']} commands, estimated {times}", highlight=False)
+    if (match := report["bit_true_match"]) is not None:
+        where = "all layers" if match["layers"] else "outputs"
+        said = f"{match['differing']} of {match['codes']:,} codes differ"
+        console.print(f"bit-true match: {said} ({match['samples']} samples, {where})", highlight=False)
+        if match["first"] is not None:
+            console.print(f"  first: {match['first']}", markup=False)
 
 
 def _print_cpu(console: Console, report: Mapping[str, Any]) -> None:

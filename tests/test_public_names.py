@@ -3,9 +3,10 @@ import pytest
 import knerex_jax
 
 PUBLIC = """
-ArtifactError CheckReport ConfigError FixedModel FloatModel KnerexError ModelError PTQConfig PTQResult PlanError
-QuantPlan REGISTRY TARGETS UnsupportedOpError analyze check_model convert_channel_last_to_first decompose_onnx
-get_radix kneron_inference load_onnx lower_fixed lower_float make_plan run_ptq
+ArtifactError CheckReport CompileError ConfigError FixedModel FloatModel KnerexError ModelEntry ModelError NpuModel
+PTQConfig PTQResult PlanError QuantPlan REGISTRY SimulationError TARGETS UnsupportedOpError analyze bit_true_match
+check_model combine_nef compile convert_channel_last_to_first decompose_onnx extract_nef get_radix kneron_inference
+load_onnx lower_fixed lower_float make_plan nef_info run_ptq verify
 """.split()
 
 
@@ -13,6 +14,6 @@ get_radix kneron_inference load_onnx lower_fixed lower_float make_plan run_ptq
 def test_public_names_are_exactly_these():
     modules = {m for m in vars(knerex_jax) if m.islower() and hasattr(getattr(knerex_jax, m), "__path__")}
     files = {"errors", "files", "metrics", "api", "check", "runtime", "cli", "demo", "present", "compat"}
-    files |= {"flow", "improve", "npu_model", "onnx_backend", "conformance"}
+    files |= {"flow", "improve", "npu_model", "onnx_backend", "conformance", "nef_cli", "deliver", "match", "probe"}
     names = {n for n in vars(knerex_jax) if not n.startswith("_")} - modules - files
     assert names == set(PUBLIC)

@@ -39,6 +39,7 @@ class StageFiles:
       bie: the fixed-point model.
       report: content of the report.
       ranges: what the plan was made with.
+      nef: the compiled model's file, where there is one.
       registry: operator records.
     """
 
@@ -48,6 +49,7 @@ class StageFiles:
     bie: Bie
     report: Mapping[str, Any]
     ranges: Ranges
+    nef: bytes | None = None
     registry: Mapping[str, OpDef] = field(default_factory=lambda: REGISTRY, repr=False)
 
 
@@ -72,7 +74,7 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
 
     Returns:
       "origin", "decomposed", "scaled", "bie", "report_json", "calibration" -> path; "wqbi" where weights or biases were
-      refined.
+      refined; "nef" where the model is compiled.
 
     Raises:
       ArtifactError: the folder cannot be written.
@@ -97,6 +99,9 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
         paths["wqbi"] = folder / f"{files.stem}.scaled.wqbi.onnx"
         write_onnx(unbind(quantized_model(files.planned, registry), registry), paths["wqbi"], metadata=metadata)
     write_atomic(paths["bie"], encoded)
+    if files.nef is not None:
+        paths["nef"] = folder / f"models_{files.planned.plan.platform}.nef"
+        write_atomic(paths["nef"], files.nef)
     files.ranges.save(paths["calibration"])
     write_atomic(paths["report_json"], msgspec.json.format(msgspec.json.encode(finite(files.report)), indent=1))
     return paths

@@ -1,0 +1,1 @@
+"""The nef: compiled models in one file."""
