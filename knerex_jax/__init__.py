@@ -8,7 +8,7 @@ from knerex_jax.check import check_model as check_model
 from knerex_jax.compat import convert_channel_last_to_first as convert_channel_last_to_first
 from knerex_jax.compat import get_radix as get_radix
 from knerex_jax.deliver import ModelEntry as ModelEntry
-from knerex_jax.deliver import compile_models as compile
+from knerex_jax.deliver import compile as compile
 from knerex_jax.emulator.fixed import lower_fixed as lower_fixed
 from knerex_jax.errors import ArtifactError as ArtifactError
 from knerex_jax.errors import CompileError as CompileError

@@ -103,7 +103,7 @@ def nef_model(bie: Bie, compiled: Compiled, model_id: int, version: str) -> NefM
     return NefModel(model_id, bie.program.name, str(version), compiled.program, compiled.weight, meta)
 
 
-def compile_models(
+def compile(
     models: Iterable[str | Path | ModelEntry],
     p_output: str | Path = "kneron_flow",
     *,

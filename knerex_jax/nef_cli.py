@@ -27,11 +27,11 @@ def nef() -> None:
 @_KEY
 def compile_(bies: tuple[str, ...], fm_cut: str, first_id: int, p_output: str, compress: bool, key_file: str) -> None:
     """Compiles BIES into one nef."""
-    from knerex_jax.deliver import ModelEntry, compile_models
+    from knerex_jax.deliver import ModelEntry, compile
     from knerex_jax.nef.crypto import read_key
 
     entries = [ModelEntry(path, first_id + k) for k, path in enumerate(bies)]
-    click.echo(compile_models(entries, p_output, fm_cut=fm_cut, compress=compress, key=read_key(key_file)))
+    click.echo(compile(entries, p_output, fm_cut=fm_cut, compress=compress, key=read_key(key_file)))
 
 
 @nef.command()
@@ -88,4 +88,3 @@ def get(path: str, entry: str) -> None:
 
     value = nef_value(path, entry)
     click.echo(value if isinstance(value, str) else json.dumps(value))
-

@@ -17,7 +17,8 @@ from planning import plan
 
 from knerex_jax import files
 from knerex_jax.artifacts.bie import Bie, decode_bie, encode_bie, save_bie
-from knerex_jax.deliver import ModelEntry, compile_models, nef_model, with_probe
+from knerex_jax.cli import main
+from knerex_jax.deliver import ModelEntry, compile, nef_model, with_probe
 from knerex_jax.errors import ArtifactError, ConfigError, KnerexError
 from knerex_jax.nef import container
 from knerex_jax.nef.container import Nef, decode_nef, encode_nef, load_nef, model_of, save_nef
@@ -170,7 +171,7 @@ def test_combined_and_extracted_models_are_the_same(made, nef, tmp_path):
 def test_bies_compile_to_one_nef_and_are_verified(made, tmp_path):
     bie = made[0]
     save_bie(bie, tmp_path / "a.bie")
-    path = compile_models([tmp_path / "a.bie", ModelEntry(tmp_path / "a.bie", 5, "ab")], tmp_path, compress=True)
+    path = compile([tmp_path / "a.bie", ModelEntry(tmp_path / "a.bie", 5, "ab")], tmp_path, compress=True)
     assert [(m.model_id, m.version) for m in load_nef(path).models] == [(32769, "0001"), (5, "ab")]
     for file, executor in ((path, "simulator"), (tmp_path / "a.bie", "emulator")):
         for verdict in verify(file, batch_size=3):
@@ -232,3 +233,27 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(nef, tmp_path):
             assert target.read_bytes() in (one, two)
         parent.stdin.close()
     assert len(list(target.parent.iterdir())) > 1, "some were killed while they wrote"
+
+
+def test_the_command_line(nef, made, tmp_path, capsys):
+    def knerex(*arguments: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as left:
+            main([str(a) for a in arguments])
+        return left.value.code, capsys.readouterr().out
+
+    save_bie(made[0], tmp_path / "a.bie")
+    code, out = knerex("nef", "compile", tmp_path / "a.bie", "-o", tmp_path, "--compress")
+    path = tmp_path / "models_720.nef"
+    assert code == 0 and out.strip() == str(path)
+    assert knerex("nef", "get", path, "models.0.model_id") == (0, "32769\n")
+    assert "32769" in knerex("nef", "info", path)[1] and '"zlib"' in knerex("nef", "info", path, "--json")[1]
+    assert knerex("nef", "extract", path, "-o", tmp_path / "parts")[0] == 0
+    assert knerex("nef", "combine", tmp_path / "parts/model_32769.nef", "-o", tmp_path / "again")[0] == 0
+    for file in (path, tmp_path / "a.bie"):
+        code, out = knerex("verify", file)
+        assert code == 0 and "equal" in out
+    constants = {n: {k: v * 0 if k == "weight" else v for k, v in g.items()} for n, g in made[0].constants.items()}
+    save_bie(replace(made[0], constants=constants), tmp_path / "wrong.bie")
+    code, out = knerex("verify", tmp_path / "wrong.bie", "--json")
+    assert code == 1 and '"equal": false' in out
+    assert knerex("nef", "info", tmp_path / "a.bie")[0] == 1
