@@ -49,7 +49,7 @@ def probe_values(
 
 def probed(program: Program) -> tuple[str, ...]:
     """The outputs that no float island takes part in; where there is none, what the first islands read."""
-    behind = _behind_islands(program)
+    behind = behind_islands(program)
     if outputs := tuple(t for t in program.outputs if t not in behind):
         return outputs
     made = {t for i in program.instructions for t in i.outputs}
@@ -93,7 +93,8 @@ def _stream(name: str, count: int) -> np.ndarray:
     return np.frombuffer(b"".join(blocks), "<u2")[:count].astype(np.int64)
 
 
-def _behind_islands(program: Program) -> set[str]:
+def behind_islands(program: Program) -> set[str]:
+    """The tensors that some float island takes part in."""
     found: set[str] = set()
     islands = {i.name for i in program.islands}
     for i in program.instructions:
