@@ -17,7 +17,7 @@ from knerex_jax.artifacts.stages import StageFiles, write_stages
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.data.shapes import shapes_from_data
 from knerex_jax.data.sources import Job, Sample, Source
-from knerex_jax.deliver import compile_or_note, compiled_row, match_for_mode, nef_model, with_probe
+from knerex_jax.deliver import compile_or_note, compiled_row, export_or_note, match_for_mode, nef_model, with_probe
 from knerex_jax.errors import ConfigError
 from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
@@ -140,6 +140,9 @@ def run_ptq(
         compiled, notes = compile_or_note(bie, config, progress)
         planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
         npu = None if compiled is None else NpuModel(compiled.program, compiled.weight)
+    with clock("export"):
+        exports, notes = export_or_note(bie)
+        planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
     with clock("match"):
         match = npu and match_for_mode(fixed, npu, config, samples, codes, source, progress)
         bie = with_probe(replace(bie, plan=planned.plan), fixed, npu)
@@ -152,7 +155,7 @@ def run_ptq(
     nef = None
     if compiled is not None:
         nef = encode_nef(Nef((nef_model(bie, compiled, config.model_id, config.model_version),)))
-    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ranges, nef, ops), folder)
+    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ranges, nef, exports, ops), folder)
     if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
         write_candidates(mixed.candidates, folder)
     return PTQResult(

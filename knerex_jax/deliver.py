@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from knerex_jax.artifacts.bie import Bie, load_bie
 from knerex_jax.compiler.build import Compiled
 from knerex_jax.compiler.cost import estimate
 from knerex_jax.data.sources import Source
-from knerex_jax.errors import CompileError
+from knerex_jax.errors import CompileError, UnsupportedOpError
+from knerex_jax.export.integer import integer_onnx
 from knerex_jax.match import Match, bit_true_match
 from knerex_jax.nef.container import Nef, combined, save_nef
 from knerex_jax.nef.segments import NefModel
@@ -52,6 +54,14 @@ def compile_or_note(
         return compile_bie(bie, fm_cut=config.applied_cut, input_format=config.input_format, progress=report), ()
     except CompileError as e:
         return None, (Note(e.where, "a compiled model", "none: the fixed-point model only", e.what),)
+
+
+def export_or_note(bie: Bie) -> tuple[dict[str, onnx.ModelProto], tuple[Note, ...]]:
+    """The fixed-point model as ONNX, by key of `PTQResult.paths`; a note for what cannot be had."""
+    try:
+        return {"integer_onnx": integer_onnx(bie)}, ()
+    except UnsupportedOpError as e:
+        return {}, (Note(e.where, "integer ONNX", "none", e.what),)
 
 
 def match_for_mode(

@@ -38,7 +38,16 @@ def ort_run(path, inputs, count):
 
 
 def test_result_names_every_file_and_they_exist(result):
-    assert set(result.paths) == {"origin", "decomposed", "scaled", "bie", "report_json", "calibration", "nef"}
+    assert set(result.paths) == {
+        "origin",
+        "decomposed",
+        "scaled",
+        "bie",
+        "report_json",
+        "calibration",
+        "nef",
+        "integer_onnx",
+    }
     assert all(p.is_file() for p in result.paths.values())
     assert sorted(p.name for p in result.paths["bie"].parent.iterdir()) == sorted(p.name for p in result.paths.values())
     assert result.bit_true_match is True

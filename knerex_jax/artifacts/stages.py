@@ -40,6 +40,7 @@ class StageFiles:
       report: content of the report.
       ranges: what the plan was made with.
       nef: the compiled model's file, where there is one.
+      exports: "integer_onnx", "qdq_onnx" -> the fixed-point model as ONNX.
       registry: operator records.
     """
 
@@ -50,6 +51,7 @@ class StageFiles:
     report: Mapping[str, Any]
     ranges: Ranges
     nef: bytes | None = None
+    exports: Mapping[str, onnx.ModelProto] = field(default_factory=dict, repr=False)
     registry: Mapping[str, OpDef] = field(default_factory=lambda: REGISTRY, repr=False)
 
 
@@ -74,7 +76,7 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
 
     Returns:
       "origin", "decomposed", "scaled", "bie", "report_json", "calibration" -> path; "wqbi" where weights or biases were
-      refined; "nef" where the model is compiled.
+      refined; "nef" where the model is compiled; those of `exports`.
 
     Raises:
       ArtifactError: the folder cannot be written.
@@ -102,6 +104,9 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
     if files.nef is not None:
         paths["nef"] = folder / f"models_{files.planned.plan.platform}.nef"
         write_atomic(paths["nef"], files.nef)
+    for key, model in files.exports.items():
+        paths[key] = folder / f"{files.stem}.{key.removesuffix('_onnx')}.onnx"
+        write_atomic(paths[key], model.SerializeToString())
     files.ranges.save(paths["calibration"])
     write_atomic(paths["report_json"], msgspec.json.format(msgspec.json.encode(finite(files.report)), indent=1))
     return paths

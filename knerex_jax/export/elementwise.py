@@ -83,7 +83,10 @@ def max_pool(site: Site, i: MaxPool, c: _Integers, x: Value) -> Value:
     tape, rank = site.tape, len(site.shape(i.output))
     if i.window is None:
         op = "ReduceMin" if i.least else "ReduceMax"
-        name = tape.emit(op, x.name, axes=i.axes, keepdims=1)
+        if site.opset < 18:
+            name = tape.emit(op, x.name, axes=i.axes, keepdims=1)
+        else:
+            name = tape.emit(op, x.name, tape.shape(i.axes), keepdims=1)
     else:
         w = i.window
         padded = pad_codes(tape, x.name, w.pads, _NEVER)

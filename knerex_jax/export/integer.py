@@ -63,7 +63,7 @@ def integer_onnx(bie: Bie, *, taps: Collection[str] = ()) -> onnx.ModelProto:
     """
     program = bie.program
     tape = Tape(taken={*program.inputs, *program.outputs, *(f"{t}_codes" for t in (*program.outputs, *taps))})
-    site = Site(tape, program, bound_program(program, bie.constants))
+    site = Site(tape, program, bound_program(program, bie.constants), _opset(bie))
     values: dict[str, Value] = {}
     plain: dict[str, str] = {}
     for t in program.inputs:

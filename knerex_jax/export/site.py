@@ -15,11 +15,13 @@ class Site:
       tape: what operators are appended to.
       program: the fixed program.
       bounds: of its tensors and accumulators.
+      opset: version of the operators.
     """
 
     tape: Tape
     program: Program
     bounds: Bounds
+    opset: int
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Of one sample, batch axis of 1 included."""

@@ -15,19 +15,23 @@ import numpy as np
 import onnx
 from hypothesis import Phase, assume, settings
 from hypothesis import strategies as st
+from onnx_sessions import run_codes
 from oracle import compare, run_oracle
 
+from knerex_jax.artifacts.bie import Bie
 from knerex_jax.compiler.build import Request, compile_program
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods, choose
 from knerex_jax.emulator.prepare import prepare
-from knerex_jax.errors import CompileError, PlanError
+from knerex_jax.errors import CompileError, PlanError, UnsupportedOpError
+from knerex_jax.export.integer import integer_onnx
 from knerex_jax.fixedpoint.qformat import MAX_RADIX, MIN_RADIX, QFormat, data_limits
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.write import to_proto
 from knerex_jax.npu_model import NpuModel
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import unbind
+from knerex_jax.probe import behind_islands
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.primitives import Table
 from knerex_jax.program.program import Program
@@ -218,6 +222,7 @@ def assert_exact(model: Model, corner: Corner, *rules: str, rows: int = 1) -> No
         found = emulate(program, constants, inputs, corner)
         assert compare(found, result.codes | result.plain) == [], (corner, plan)
         assert_simulated(program, constants, inputs, found)
+        assert_exported(program, constants, inputs, found)
 
 
 def assert_simulated(program: Program, constants: Any, inputs: Mapping[str, np.ndarray], found: dict[str, Any]) -> None:
@@ -233,3 +238,18 @@ def assert_simulated(program: Program, constants: Any, inputs: Mapping[str, np.n
     simulated = NpuModel(made.program, made.weight).run(inputs, "fixed", taps=taps)
     wrong = [t for t, v in simulated.items() if not np.array_equal(v.ravel(), np.asarray(found[t]).ravel())]
     assert wrong == []
+
+
+def assert_exported(program: Program, constants: Any, inputs: Mapping[str, np.ndarray], found: dict[str, Any]) -> None:
+    """ONNX Runtime holds the same codes in every tensor that no float operator takes part in, optimized or not."""
+    behind = behind_islands(program)
+    taps = [t for t, _ in program.tensors if t in found and t not in behind]
+    try:
+        model = integer_onnx(Bie(program, constants, QuantPlan({}, program.platform, True, {}, {}), {}), taps=taps)
+    except UnsupportedOpError as e:  # a sum beyond 53 bits: refused, never wrong
+        assert "53 bits" in e.what or "exact float32 parts" in e.what
+        return
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
+        made = run_codes(model, {t: v[:1] for t, v in inputs.items()}, level)
+        wrong = [t for t in taps if not np.array_equal(made[f"{t}_codes"].ravel(), np.asarray(found[t])[0].ravel())]
+        assert wrong == [], level
