@@ -15,13 +15,16 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from onnx_sessions import run_codes  # noqa: E402
 from real_models import REAL_MODELS, RealModel, first  # noqa: E402
 
 import knerex_jax as kx  # noqa: E402
-from knerex_jax.artifacts.bie import load_bie  # noqa: E402
+from knerex_jax.artifacts.bie import Bie, load_bie  # noqa: E402
 from knerex_jax.compiler.build import Compiled, Request, compile_program  # noqa: E402
 from knerex_jax.compiler.cost import estimate  # noqa: E402
+from knerex_jax.export.integer import integer_onnx  # noqa: E402
 from knerex_jax.npu_model import NpuModel  # noqa: E402
+from knerex_jax.probe import behind_islands  # noqa: E402
 from knerex_jax.runtime import FixedModel  # noqa: E402
 
 WIDTHS = {
@@ -32,7 +35,7 @@ WIDTHS = {
 }
 HEADS = (
     "model", "platform", "width", "tensors compared", "of", "differing", "commands", "estimate, ms",
-    "DRAM MB", "deep_search, ms", "DRAM MB", "csim s per sample",
+    "DRAM MB", "deep_search, ms", "DRAM MB", "csim s per sample", "integer ONNX: codes", "differing",
 )  # fmt: skip
 
 
@@ -61,6 +64,21 @@ def differing(
     return len(found), wrong, seconds / count
 
 
+def by_onnx_runtime(bie: Bie, fixed: FixedModel, inputs: dict[str, np.ndarray]) -> tuple[int, int]:
+    """Codes of the outputs outside float islands that ONNX Runtime gave, optimized and not, and those that differ."""
+    program, model = bie.program, integer_onnx(bie)
+    free = [t for t in program.outputs if t not in behind_islands(program)]
+    wanted, count, wrong = fixed.run(inputs, "fixed"), 0, 0
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
+        for k in range(len(next(iter(inputs.values())))):
+            found = run_codes(model, {t: v[k : k + 1] for t, v in inputs.items()}, level)
+            for t in free:
+                codes = found[t if t in program.exact else f"{t}_codes"]
+                wrong += int((codes.ravel() != np.asarray(wanted[t][k]).ravel()).sum())
+                count += codes.size
+    return count, wrong
+
+
 def row(real: RealModel, name: str, platform: str, width: str, args: argparse.Namespace) -> tuple[list[str], int]:
     """One line of the table, and the differing codes."""
     with tempfile.TemporaryDirectory() as folder:
@@ -73,13 +91,16 @@ def row(real: RealModel, name: str, platform: str, width: str, args: argparse.Na
     plain, deep = (compile_program(request, fm_cut=cut) for cut in ("default", "deep_search"))
     inputs = first(dict(real.evaluation(args.samples)[0]), args.samples)
     used = plain if args.cut == "default" else deep
-    compared, wrong, seconds = differing(FixedModel(bie), used, inputs, args.samples)
+    fixed = FixedModel(bie)
+    compared, wrong, seconds = differing(fixed, used, inputs, args.samples)
+    by_onnx, unlike = by_onnx_runtime(bie, fixed, inputs)
     cells = [
         name, platform, width, compared, len(bie.program.shapes), wrong, len(used.program.commands),
         f"{estimate(plain.program).seconds * 1e3:.2f}", f"{megabytes(plain):.1f}",
         f"{estimate(deep.program).seconds * 1e3:.2f}", f"{megabytes(deep):.1f}", f"{seconds:.2f}",
+        by_onnx, unlike,
     ]  # fmt: skip
-    return [str(c) for c in cells], wrong
+    return [str(c) for c in cells], wrong + unlike
 
 
 def main() -> int:
