@@ -55,7 +55,7 @@ class PTQResult:
 
     Attributes:
       paths: "origin", "decomposed", "scaled", "bie", "report_json", "calibration" -> file; "wqbi" where weights or
-        biases were refined.
+        biases were refined; "nef", "integer_onnx", "qdq_onnx" where they can be had (else a note says why not).
       snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
       plan: formats and notes.
       bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and
@@ -141,8 +141,8 @@ def run_ptq(
         planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
         npu = None if compiled is None else NpuModel(compiled.program, compiled.weight)
     with clock("export"):
-        exports, notes = export_or_note(bie)
-        planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
+        exports = export_or_note(bie, planned, samples, codes, ops)
+        planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *exports.notes)))
     with clock("match"):
         match = npu and match_for_mode(fixed, npu, config, samples, codes, source, progress)
         bie = with_probe(replace(bie, plan=planned.plan), fixed, npu)
@@ -150,12 +150,12 @@ def run_ptq(
         config=config, origin=origin, name=path.stem, model_hash=digest, planned=planned, ranges=ranges, bounds=bounds,
         learned=learned, snr_db=snr, snr_samples=min(len(kept), SNR_SAMPLES), on_cpu=on_cpu,
         compiled=compiled and compiled_row(compiled, config), match=match and match.to_json(),
-        timings_s=clock.seconds,
+        qdq_deviation=exports.deviation, timings_s=clock.seconds,
     )  # fmt: skip
     nef = None
     if compiled is not None:
         nef = encode_nef(Nef((nef_model(bie, compiled, config.model_id, config.model_version),)))
-    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ranges, nef, exports, ops), folder)
+    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ranges, nef, exports.models, ops), folder)
     if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
         write_candidates(mixed.candidates, folder)
     return PTQResult(

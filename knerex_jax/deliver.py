@@ -14,6 +14,8 @@ from knerex_jax.compiler.cost import estimate
 from knerex_jax.data.sources import Source
 from knerex_jax.errors import CompileError, UnsupportedOpError
 from knerex_jax.export.integer import integer_onnx
+from knerex_jax.export.qdq import qdq_onnx, with_deviation
+from knerex_jax.flow import Ops
 from knerex_jax.match import Match, bit_true_match
 from knerex_jax.nef.container import Nef, combined, save_nef
 from knerex_jax.nef.segments import NefModel
@@ -21,10 +23,15 @@ from knerex_jax.npu_model import NpuModel, compile_bie
 from knerex_jax.probe import probe_inputs, probe_record, probed
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.planner import Planned
 from knerex_jax.runtime import FixedModel
 
 FIRST_ID = 32769
 """Ids above 32768 are for one's own models."""
+
+
+QDQ_SAMPLES = 16
+"""Calibration samples on which the QDQ model's deviation is measured."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,45 @@ def compile_or_note(
         return None, (Note(e.where, "a compiled model", "none: the fixed-point model only", e.what),)
 
 
-def export_or_note(bie: Bie) -> tuple[dict[str, onnx.ModelProto], tuple[Note, ...]]:
-    """The fixed-point model as ONNX, by key of `PTQResult.paths`; a note for what cannot be had."""
+@dataclass(frozen=True)
+class Exports:
+    """The fixed-point model for other software.
+
+    Attributes:
+      models: key of `PTQResult.paths` -> ONNX.
+      deviation: of the QDQ model, output -> {"codes", "units", "samples"}.
+      notes: what could not be had, and why.
+    """
+
+    models: Mapping[str, onnx.ModelProto]
+    deviation: Mapping[str, Mapping[str, float]]
+    notes: tuple[Note, ...]
+
+
+def export_or_note(
+    bie: Bie, planned: Planned, samples: Mapping[str, np.ndarray], codes: Mapping[str, np.ndarray], ops: Ops
+) -> Exports:
+    """The integer ONNX, and the QDQ model with its deviation on the first samples.
+
+    Args:
+      bie: the fixed-point model.
+      planned: what it was made of.
+      samples: calibration samples, name -> [N, ...].
+      codes: what the emulator gave for them.
+      ops: operator records.
+    """
+    models, deviation, notes = {}, {}, []
     try:
-        return {"integer_onnx": integer_onnx(bie)}, ()
+        models["integer_onnx"] = integer_onnx(bie)
     except UnsupportedOpError as e:
-        return {}, (Note(e.where, "integer ONNX", "none", e.what),)
+        notes.append(Note(e.where, "integer ONNX", "none", e.what))
+    try:
+        model = qdq_onnx(planned, ops)
+        deviation = with_deviation(model, planned, {t: a[:QDQ_SAMPLES] for t, a in samples.items()}, codes)
+        models["qdq_onnx"] = model
+    except UnsupportedOpError as e:
+        notes.append(Note(e.where, "QDQ model", "none", e.what))
+    return Exports(models, deviation, tuple(notes))
 
 
 def match_for_mode(

@@ -83,6 +83,10 @@ def _print_built(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"bit-true match: {said} ({match['samples']} samples, {where})", highlight=False)
         if match["first"] is not None:
             console.print(f"  first: {match['first']}", markup=False)
+    for name, row in report["qdq_deviation"].items():
+        console.print(
+            f"QDQ model, {name}: at most {row['codes']:g} codes off on {row['samples']} samples", highlight=False
+        )
 
 
 def _print_cpu(console: Console, report: Mapping[str, Any]) -> None:

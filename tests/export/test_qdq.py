@@ -1,0 +1,42 @@
+"""The QDQ model is close to the fixed-point one, and says how close."""
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from helpers import samples
+from npu_nets import backbone, tail
+from onnx_sessions import run_codes
+from planning import plan
+
+from knerex_jax.artifacts.bie import Bie
+from knerex_jax.export.qdq import DEVIATION_KEY, qdq_onnx, with_deviation
+from knerex_jax.runtime import FixedModel
+
+
+@pytest.mark.parametrize(
+    ("net", "platform", "width"),
+    [(backbone(table=True), "720", "int8"), (backbone(table=False), "730", "int16"), (tail(), "730", "int8")],
+)
+def test_it_is_close_to_the_emulator_and_says_how_close(net, platform, width):
+    model = net[0].model(*net[1])
+    data = samples(model, 3)
+    planned = plan(model, data, platform, width)
+    fixed = FixedModel(Bie(planned.program, planned.constants, planned.plan, {}))
+    codes = fixed.run(data, "fixed")
+    made = qdq_onnx(planned)
+    found = with_deviation(made, planned, data, codes)
+    onnx.checker.check_model(made, full_check=True)
+    assert sum(n.op_type == "QuantizeLinear" for n in made.graph.node) >= 5
+    (held,) = [p.value for p in made.metadata_props if p.key == DEVIATION_KEY]
+    assert msgspec.json.decode(held) == found and set(found) == set(planned.program.outputs)
+    largest = dict.fromkeys(found, 0.0)
+    for k in range(3):
+        run = run_codes(made, {t: v[k : k + 1] for t, v in data.items()}, "ORT_ENABLE_ALL")
+        for t in found:
+            real = fixed.dequantize(t, codes[t])[k]
+            largest[t] = max(largest[t], float(np.abs(run[t].ravel() - real.ravel()).max()))
+    for t, row in found.items():
+        assert row["units"] == pytest.approx(largest[t]) and row["samples"] == 3
+        assert row["codes"] <= 6, "a few steps of rounding, not another model"
+        assert np.abs(fixed.dequantize(t, codes[t])).max() > 8 * row["units"]
