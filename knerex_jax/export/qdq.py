@@ -39,7 +39,7 @@ DEVIATION_KEY = "knerex.qdq_deviation"
 
 
 def qdq_onnx(planned: Planned, registry: Mapping[str, OpDef] = REGISTRY) -> onnx.ModelProto:
-    """The planned model with a pair behind every quantized tensor and integer weights; it takes and gives real units."""
+    """The planned model with a pair behind every quantized tensor and integer weights; real units in and out."""
     scaled = scale_model(on_grid(planned, registry), planned.structure, planned.plan, registry)
     model = to_proto(unbind(scaled, registry))
     graph, formats, shapes = model.graph, planned.plan.formats, planned.program.shapes

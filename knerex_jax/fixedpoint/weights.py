@@ -97,7 +97,11 @@ def mac_integers(
         n1 = np.zeros_like(p_radix)
     codes = np.rint(u * np.ldexp(w_real, w_radix)[:, None][spread])
     limit = weight_limit(weight_bits)
-    assert np.abs(codes).max(initial=0) <= limit, f"{node}: weight code beyond {limit}"
+    if np.abs(codes).max(initial=0) > limit:
+        raise PlanError(
+            f"its weights are so large beside its input that no radix brings them to {limit}", where=node,
+            fix="scale the weights and what reads the node",
+        )  # fmt: skip
     constants = {
         "weight": codes.astype(np.int8 if weight_bits <= 8 else np.int16),
         "bias": to_psum(np.rint(scaled_bias * np.ldexp(w_real, p_radix)), psum_bits),

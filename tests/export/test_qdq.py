@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import samples
-from npu_nets import backbone, tail
+from npu_nets import backbone
 from onnx_sessions import run_codes
 from planning import plan
 
@@ -16,7 +16,11 @@ from knerex_jax.runtime import FixedModel
 
 @pytest.mark.parametrize(
     ("net", "platform", "width"),
-    [(backbone(table=True), "720", "int8"), (backbone(table=False), "730", "int16"), (tail(), "730", "int8")],
+    [
+        (backbone(table=True), "720", "int8"),
+        (backbone(table=False), "730", "int16"),
+        (backbone(table=True), "520", "int8"),
+    ],
 )
 def test_it_is_close_to_the_emulator_and_says_how_close(net, platform, width):
     model = net[0].model(*net[1])
