@@ -89,13 +89,21 @@ def with_deviation(
     Raises:
       UnsupportedOpError: ONNX Runtime has no kernel for an operator.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options)
+        found = _measured(model, planned, inputs, codes)
     except _REFUSALS as e:
         what = f"ONNX Runtime does not run it: {str(e).splitlines()[0][:200]}"
         raise UnsupportedOpError(what, where="qdq.onnx", fix="use operators that ONNX Runtime has") from e
+    helper.set_model_props(model, {DEVIATION_KEY: msgspec.json.encode(found).decode()})
+    return found
+
+
+def _measured(
+    model: onnx.ModelProto, planned: Planned, inputs: Mapping[str, np.ndarray], codes: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options)
     names, count = [o.name for o in session.get_outputs()], len(next(iter(inputs.values())))
     found: dict[str, dict[str, float]] = {}
     for k in range(count):
@@ -108,7 +116,6 @@ def with_deviation(
             step = float(np.ravel(planned.constants[f"tensor:{t}"]["inverse"])[0])
             row = found.setdefault(t, {"codes": 0.0, "units": 0.0, "samples": count})
             row["units"], row["codes"] = max(row["units"], units), max(row["codes"], round(units / step, 2))
-    helper.set_model_props(model, {DEVIATION_KEY: msgspec.json.encode(found).decode()})
     return found
 
 
