@@ -17,7 +17,15 @@ from knerex_jax.artifacts.stages import StageFiles, write_stages
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.data.shapes import shapes_from_data
 from knerex_jax.data.sources import Job, Sample, Source
-from knerex_jax.deliver import compile_or_note, compiled_row, export_or_note, match_for_mode, nef_model, with_probe
+from knerex_jax.deliver import (
+    compile_or_note,
+    compiled_row,
+    export_or_note,
+    match_for_mode,
+    match_notes,
+    nef_model,
+    with_probe,
+)
 from knerex_jax.errors import ConfigError
 from knerex_jax.files import writable_folder
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
@@ -142,7 +150,8 @@ def run_ptq(
         npu = None if compiled is None else NpuModel(compiled.program, compiled.weight)
     with clock("export"):
         exports = export_or_note(bie, planned, samples, codes, ops)
-        planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *exports.notes)))
+        notes = (*exports.notes, *match_notes(config, source, len(kept)))
+        planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
     with clock("match"):
         match = npu and match_for_mode(fixed, npu, config, samples, codes, source, progress)
         bie = with_probe(replace(bie, plan=planned.plan), fixed, npu)

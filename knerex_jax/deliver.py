@@ -135,6 +135,13 @@ def match_for_mode(
     return bit_true_match(fixed, npu, batches, layers=True, batch_size=config.batch_size, progress=report)
 
 
+def match_notes(config: PTQConfig, source: Source, held: int) -> tuple[Note, ...]:
+    """What of mode 3 cannot be had: data that can be read only once are compared as far as they are held."""
+    if config.mode < 3 or source.rereadable:
+        return ()
+    return (Note("mode", "3, all images", f"the first {held}", "the calibration data can be read only once"),)
+
+
 def with_probe(bie: Bie, fixed: FixedModel, npu: NpuModel | None) -> Bie:
     """The model with the hashes of its codes on the probe: by the simulator, or the emulator if nothing is compiled."""
     inputs, taps = probe_inputs(bie.program, bie.constants), probed(bie.program)

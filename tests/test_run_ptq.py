@@ -129,3 +129,27 @@ def test_planning_again_keeps_the_program(result):
     other = kx.make_plan(model, ranges, config, base=result.planned)
     assert other.program == result.planned.program and hash(other.program) == hash(result.planned.program)
     assert other.plan.to_json() != result.plan.to_json()
+
+
+def test_mode_3_compares_what_there_is_of_an_iterator(tmp_path):
+    arrays = embedded.calibration()["input"][:5]
+    result = kx.run_ptq(
+        p_onnx=embedded.model_path(), np_txt=({"input": a} for a in arrays), p_output=tmp_path, mode=3, optimize=2
+    )
+    match = result.report["bit_true_match"]
+    assert result.bit_true_match is True and match["samples"] == 5 and match["layers"] and match["tensors"] > 5
+    assert ("mode", "the first 5") in [(n.where, n.applied) for n in result.plan.notes]
+    assert set(result.report["compiled"]["estimate_ms"]) == {"default", "deep_search"}
+
+
+def test_a_nef_runs_like_its_bie(result):
+    inputs, _ = embedded.evaluation()
+    arrays, names = [inputs["input"][:2]], ["input"]
+    for data_type in ("float", "fixed"):
+        outputs = [
+            kx.kneron_inference(arrays, names, data_type=data_type, **{f"{kind}_file": result.paths[kind]})[0]
+            for kind in ("nef", "bie")
+        ]
+        np.testing.assert_array_equal(*outputs)
+    with pytest.raises(kx.ArtifactError, match="no model 1"):
+        kx.kneron_inference(arrays, names, nef_file=result.paths["nef"], model_id=1)
