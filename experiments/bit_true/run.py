@@ -64,16 +64,18 @@ def differing(
     return len(found), wrong, seconds / count
 
 
-def by_onnx_runtime(bie: Bie, fixed: FixedModel, inputs: dict[str, np.ndarray]) -> tuple[int, int]:
-    """Codes of the outputs outside float islands that ONNX Runtime gave, optimized and not, and those that differ."""
-    program, model = bie.program, integer_onnx(bie)
-    free = [t for t in program.outputs if t not in behind_islands(program)]
-    wanted, count, wrong = fixed.run(inputs, "fixed"), 0, 0
+def by_onnx_runtime(
+    bie: Bie, fixed: FixedModel, inputs: dict[str, np.ndarray], taps: tuple[str, ...] = ()
+) -> tuple[int, int]:
+    """Codes of outputs and taps outside float islands that ONNX Runtime gave, optimized and not; those that differ."""
+    program, model = bie.program, integer_onnx(bie, taps=taps)
+    free = [t for t in dict.fromkeys((*program.outputs, *taps)) if t not in behind_islands(program)]
+    wanted, count, wrong = fixed.run(inputs, "fixed", taps=taps), 0, 0
     for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
         for k in range(len(next(iter(inputs.values())))):
             found = run_codes(model, {t: v[k : k + 1] for t, v in inputs.items()}, level)
             for t in free:
-                codes = found[t if t in program.exact else f"{t}_codes"]
+                codes = found[f"{t}_codes"] if f"{t}_codes" in found else found[t]
                 wrong += int((codes.ravel() != np.asarray(wanted[t][k]).ravel()).sum())
                 count += codes.size
     return count, wrong
@@ -93,7 +95,8 @@ def row(real: RealModel, name: str, platform: str, width: str, args: argparse.Na
     used = plain if args.cut == "default" else deep
     fixed = FixedModel(bie)
     compared, wrong, seconds = differing(fixed, used, inputs, args.samples)
-    by_onnx, unlike = by_onnx_runtime(bie, fixed, inputs)
+    layers = tuple(t for t, _ in bie.program.tensors) if args.layers else ()
+    by_onnx, unlike = by_onnx_runtime(bie, fixed, inputs, layers)
     cells = [
         name, platform, width, compared, len(bie.program.shapes), wrong, len(used.program.commands),
         f"{estimate(plain.program).seconds * 1e3:.2f}", f"{megabytes(plain):.1f}",
@@ -114,6 +117,7 @@ def main() -> int:
     parser.add_argument("--calibration", type=int, default=4, help="samples; the codes, not their accuracy, matter")
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--cut", choices=("default", "deep_search"), default="default", help="what the simulator runs")
+    parser.add_argument("--layers", action="store_true", help="ONNX Runtime: all tensors, not only the outputs")
     args = parser.parse_args()
     print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}", flush=True)
     total = 0
