@@ -70,7 +70,7 @@ def by_onnx_runtime(
     """Codes of outputs and taps outside float islands that ONNX Runtime gave, optimized and not; those that differ."""
     program, model = bie.program, integer_onnx(bie, taps=taps)
     free = [t for t in dict.fromkeys((*program.outputs, *taps)) if t not in behind_islands(program)]
-    wanted, count, wrong = fixed.run(inputs, "fixed", taps=taps), 0, 0
+    wanted, count, wrong = fixed.run(inputs, "fixed", taps=(*program.outputs, *taps)), 0, 0
     for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
         for k in range(len(next(iter(inputs.values())))):
             found = run_codes(model, {t: v[k : k + 1] for t, v in inputs.items()}, level)

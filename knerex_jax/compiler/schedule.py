@@ -124,10 +124,15 @@ def write(draft: Draft, job: Job, tiling: Tiling, operands: Sequence[int], resul
                 draft.tile(made) if place is None else held.operand(place, operands[place], wanted, loads)
                 for place, wanted in zip(part.link.reads, part.cut.operands, strict=True)
             )
-            blob = held.constants(k, pack(part.cut.constants, part.link.weight_bits), loads)
+            blob = pack(part.cut.constants, part.link.weight_bits)
             made = draft.on_chip(part.link.result, part.box)
             i = part.cut.instruction
-            computes.append((Compute(engine_of(i), i, read, (draft.tile(made),)), blob))
+            compute = Compute(engine_of(i), i, read, (draft.tile(made),))
+            if tiling.streamed and blob.data:
+                streamed = blob.constants("weight", draft.weights.add(blob.data))
+                computes.append((msgspec.structs.replace(compute, constants=streamed), None))
+            else:
+                computes.append((compute, held.constants(k, blob, loads)))
         stores: list[Command] = [] if result is None else [Dma(draft.tile(made), draft.tile(result, box))]
         parts.append(_Part(loads, computes, stores))
     _append(draft, parts, tiling.ahead)

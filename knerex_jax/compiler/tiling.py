@@ -1,7 +1,7 @@
 """How an instruction is divided ("fm_cut"): steps along the axes of its result, and the order of the parts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -22,11 +22,13 @@ class Tiling:
       steps: along its axes.
       order: of the axes, from the slowest to the fastest.
       ahead: the next part is loaded while one is computed; without it there is room for one at a time.
+      streamed: constants are read where they lie in DRAM, because those of one part do not fit on chip.
     """
 
     steps: tuple[int, ...]
     order: tuple[int, ...]
     ahead: bool = True
+    streamed: bool = False
 
     def count(self, shape: Sequence[int]) -> int:
         """How many parts there are."""
@@ -43,7 +45,7 @@ def box_bytes(buffer: Buffer, box: Box, platform: str) -> int:
     return byte_size(buffer_of(tensor, buffer.format.removesuffix("HL"), "sram", 0), platform)  # type: ignore[arg-type]
 
 
-def footprint(job: Job, box: Box, platform: str) -> int:
+def footprint(job: Job, box: Box, platform: str, streamed: bool = False) -> int:
     """Bytes on chip while a part runs."""
     total = 0
     for part in job.part(box):
@@ -51,30 +53,47 @@ def footprint(job: Job, box: Box, platform: str) -> int:
         read = [(p, r) for p, r in zip(link.reads, part.cut.operands, strict=True) if p is not None]
         loaded = [(job.operands[p], r) for p, r in read if job.operands[p].memory != "sram"]
         total += sum(up(box_bytes(b, r, platform), 16) for b, r in [*loaded, (link.result, part.box)])
-        total += sum(up(int(np.ceil(v.size * link.item_bytes[k])), 16) for k, v in part.cut.constants.items())
+        if not streamed:
+            total += sum(up(int(np.ceil(v.size * link.item_bytes[k])), 16) for k, v in part.cut.constants.items())
     return total
 
 
 def default_tiling(job: Job, budget: int, platform: str) -> Tiling:
     """Halves what takes most room until two parts fit on chip at a time, or one where two never do.
 
+    Args:
+      job: what is divided.
+      budget: bytes for one part of two.
+      platform: whose layouts.
+
     Raises:
       CompileError: even the smallest part does not fit.
     """
-    shape = job.result.shape
-    order = _order(job)
-    steps = list(shape)
-    while (needed := largest(job, Tiling(tuple(steps), order), platform)) > budget:
-        axis = _next_axis(job, steps, platform)
-        if axis is None and needed <= 2 * budget:
-            return Tiling(tuple(steps), order, ahead=False)
-        if axis is None:
-            raise CompileError(
-                f"its smallest part needs {needed} bytes on chip, where {2 * budget} are free",
-                where=job.name, fix="use smaller inputs, or a platform with more memory on chip",
-            )  # fmt: skip
-        steps[axis] = smaller(job, axis, steps[axis])
-    return Tiling(tuple(steps), order)
+    found = None
+    for ahead, streamed in ((True, False), (False, False), (True, True), (False, True)):
+        room = budget if ahead else 2 * budget
+        found = _halved(job, Tiling(job.result.shape, _order(job), ahead, streamed), room, platform)
+        if largest(job, found, platform) <= room:
+            return found
+    assert found is not None
+    raise CompileError(
+        f"its smallest part needs {largest(job, found, platform)} bytes on chip, where {2 * budget} are free",
+        where=job.name, fix="use smaller inputs, or a platform with more memory on chip",
+    )  # fmt: skip
+
+
+def _halved(job: Job, tiling: Tiling, room: int, platform: str) -> Tiling:
+    """Divided until a part fits, or cannot be divided any more."""
+    while largest(job, tiling, platform) > room and (axis := _next_axis(job, tiling, platform)) is not None:
+        tiling = _divided(job, tiling, axis)
+    return tiling
+
+
+def _divided(job: Job, tiling: Tiling, axis: int) -> Tiling:
+    """About half the step along one axis."""
+    steps = list(tiling.steps)
+    steps[axis] = smaller(job, axis, steps[axis])
+    return replace(tiling, steps=tuple(steps))
 
 
 def largest(job: Job, tiling: Tiling, platform: str) -> int:
@@ -84,7 +103,7 @@ def largest(job: Job, tiling: Tiling, platform: str) -> int:
         for n, s in zip(job.result.shape, tiling.steps, strict=True)
     )
     corner = tuple((0, min(s, n)) for n, s in zip(job.result.shape, tiling.steps, strict=True))
-    return max(footprint(job, middle, platform), footprint(job, corner, platform))
+    return max(footprint(job, box, platform, tiling.streamed) for box in (middle, corner))
 
 
 def _order(job: Job) -> tuple[int, ...]:
@@ -93,15 +112,14 @@ def _order(job: Job) -> tuple[int, ...]:
     return (c, *(k for k in range(len(job.result.shape)) if k != c))
 
 
-def _next_axis(job: Job, steps: Sequence[int], platform: str) -> int | None:
+def _next_axis(job: Job, tiling: Tiling, platform: str) -> int | None:
     """The axis along which halving saves most, of those that stay aligned."""
     best, saved = None, 0
-    now = largest(job, Tiling(tuple(steps), _order(job)), platform)
-    for axis in range(len(steps)):
-        half = smaller(job, axis, steps[axis])
-        if half == steps[axis]:
+    now = largest(job, tiling, platform)
+    for axis in range(len(tiling.steps)):
+        tried = _divided(job, tiling, axis)
+        if tried == tiling:
             continue
-        tried = Tiling((*steps[:axis], half, *steps[axis + 1 :]), _order(job))
         gain = now - largest(job, tried, platform)
         if gain > saved and aligned(job, tried):
             best, saved = axis, gain

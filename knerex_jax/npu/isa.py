@@ -52,7 +52,7 @@ class Tile(msgspec.Struct, frozen=True):
 
 
 class Constant(msgspec.Struct, frozen=True):
-    """An integer array in SRAM or in the weight segment (host commands).
+    """An integer array in SRAM, or in the weight segment (host commands, and what is larger than SRAM).
 
     Attributes:
       name: as in the instruction's docstring.

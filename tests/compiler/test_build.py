@@ -117,9 +117,22 @@ def test_engines_side_by_side_are_faster_than_one_after_the_other(cut):
     assert list(found.finish) != sorted(found.finish), "a later load ends before an earlier part"
 
 
+def test_constants_without_room_are_streamed(planned):
+    made = compile_program(Request(planned.program, planned.constants, machine=replace(SMALL, sram=4096))).program
+    streamed = [
+        c for c in made.commands
+        if isinstance(c, Compute) and c.engine == "cfunc" and any(k.memory == "weight" for k in c.constants)
+    ]  # fmt: skip
+    assert streamed and all(k.memory == "weight" for c in streamed for k in c.constants)
+    found = estimate(made, SMALL)
+    for command, cost in zip(made.commands, found.costs, strict=True):
+        if command in streamed:
+            assert cost.moved >= sum(int(np.prod(k.shape)) for k in command.constants)
+
+
 def test_a_machine_without_room_is_refused(planned):
     with pytest.raises(CompileError, match="smallest part needs") as e:
-        compile_program(Request(planned.program, planned.constants, machine=replace(SMALL, sram=1024)))
+        compile_program(Request(planned.program, planned.constants, machine=replace(SMALL, sram=256)))
     assert e.value.where in {i.name for i in planned.program.instructions}
 
 

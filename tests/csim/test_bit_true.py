@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import samples
+from helpers import Net, samples
 from npu_nets import ROOMY, TABLE, backbone, tail
 from planning import plan
 
 import knerex_jax
 from knerex_jax.artifacts.bie import Bie
 from knerex_jax.compiler.build import Compiled, Request, compile_program
+from knerex_jax.npu.isa import Compute
 from knerex_jax.npu_model import NpuModel
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.runtime import FixedModel
@@ -68,3 +69,20 @@ def test_the_simulator_shares_nothing_with_what_it_judges():
             assert all(n[2] in ("primitives", "island") for n in own if n[1] == "program")
             assert all(n[2] == "isa" for n in own if n[1] == "npu")
             assert not any(n.startswith("jax") for n in names)
+
+
+def test_constants_read_where_they_lie_give_the_emulators_codes():
+    net = Net({"x": (1, 40, 9, 10)}, seed=2)
+    up = net.add(
+        "ConvTranspose", "x", net.random(40, 24, 4, 4, scale=0.3), kernel_shape=(4, 4), strides=(2, 2), dilations=(1, 1),
+        pads=(1, 1, 1, 1), output_padding=(0, 0), group=1,
+    )  # fmt: skip
+    model = net.model(net.add("Relu", up))
+    planned, data = plan(model, samples(model, 3), "730"), samples(model, 2, seed=9)
+    machine = replace(MACHINES["730"], sram=6_144)  # less than the 10,240 bytes of weights of 16 channels
+    compiled = compile_program(Request(planned.program, planned.constants, machine=machine))
+    assert any(
+        isinstance(c, Compute) and c.constants and c.constants[0].memory == "weight" for c in compiled.program.commands
+    )
+    compared, wrong = compare(planned, data, compiled)
+    assert compared >= 1 and not wrong

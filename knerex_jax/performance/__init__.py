@@ -1,0 +1,1 @@
+"""The evaluator: how fast a model is on a platform, and why."""
