@@ -268,7 +268,6 @@ TABLE: dict[str, Callable[[], onnx.ModelProto]] = {
     "Tiny YOLOv3": tiny_yolo_v3,
     "YOLOv3": yolo_v3,
     "Centernet res101": centernet_res101,
-    "CenterNet": centernet_res101,
     "Unet": unet,
     "Lite-HRNet": lite_hrnet,
 }

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from knerex_jax.compiler.build import Request, compile_program
+from knerex_jax.compiler.cost import prices
 from knerex_jax.compiler.work import waits, work_of
 from knerex_jax.flow import decompose_onnx
 from knerex_jax.graph.ir import Model
@@ -18,7 +19,7 @@ from knerex_jax.ops import REGISTRY
 from knerex_jax.performance.nominal import nominal_plan
 from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig
-from knerex_jax.targets.machine import MACHINES
+from knerex_jax.targets.machine import MACHINES, Machine
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,34 @@ class Asked:
 
     amounts: np.ndarray
     serial: np.ndarray
-    before: tuple[np.ndarray, ...]
+    before: tuple[tuple[int, ...], ...]
     products: int
     bytes: int
 
-    def milliseconds(self, prices: np.ndarray, exposed: np.ndarray) -> np.ndarray:
-        """Time [K] for prices [amounts, K] and shares exposed [K]: `cost.estimate` for many machines at once."""
-        seconds = self.amounts @ prices
-        finish = np.zeros_like(seconds)
-        for k, earlier in enumerate(self.before):
-            if len(earlier) == 1:
-                np.add(finish[earlier[0]], seconds[k], out=finish[k])
-            elif len(earlier):
-                np.add(finish[earlier].max(0), seconds[k], out=finish[k])
-            else:
-                finish[k] = seconds[k]
-        side_by_side, serial = finish.max(0), seconds[self.serial].sum(0)
-        return 1e3 * (side_by_side + exposed * np.maximum(serial - side_by_side, 0))
+    def sensitivity(self, machine: Machine) -> tuple[float, np.ndarray, float]:
+        """What `cost.estimate` says, and how it depends on the prices.
+
+        Returns:
+          Milliseconds; the derivative of their logarithm by that of every price [amounts]; the same by `exposed`.
+        """
+        seconds = self.amounts @ np.asarray(prices(machine))
+        finish, latest = [0.0] * len(seconds), [-1] * len(seconds)
+        for k, (earlier, own) in enumerate(zip(self.before, seconds.tolist(), strict=True)):
+            for j in earlier:
+                if finish[j] > finish[k]:
+                    finish[k], latest[k] = finish[j], j
+            finish[k] += own
+        k = int(np.argmax(finish))
+        path, side_by_side = [], finish[k]
+        while k >= 0:
+            path.append(k)
+            k = latest[k]
+        hidden = max(seconds[self.serial].sum() - side_by_side, 0.0)
+        exposed = machine.exposed if hidden else 0.0
+        on_path, one_by_one = self.amounts[path].sum(0), self.amounts[self.serial].sum(0)
+        total = side_by_side + exposed * hidden
+        slope = ((1 - exposed) * on_path + exposed * one_by_one) * np.asarray(prices(machine)) / total
+        return 1e3 * total, slope, exposed * hidden / total
 
 
 def models() -> dict[str, Model]:
@@ -81,7 +93,7 @@ def asked(program: NpuProgram, block: int) -> Asked:
     sizes = dict(program.sizes)
     return Asked(
         np.asarray([w.amounts for w in work], float), np.asarray([e != "getw" for e in engines]),
-        tuple(np.asarray(b, int) for b in waits(program.commands, program.buffers, engines)),
+        tuple(waits(program.commands, program.buffers, engines)),
         sum(w.products for w in work), sizes["weight"] + sizes["input"] + sizes["output"],
     )  # fmt: skip
 
@@ -93,7 +105,7 @@ def all_asked(cache: Path) -> dict[tuple[str, str, int], Asked]:
         for name, model in models().items():
             for platform in MACHINES:
                 program = compiled(model, platform)
-                for block in (1, 3) if platform in ("520", "720") else (1,):
+                for block in (1, 3):
                     found[name, platform, block] = asked(program, block)
             print("compiled", name, flush=True)
         cache.write_bytes(pickle.dumps(found))
