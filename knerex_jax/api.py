@@ -1,6 +1,7 @@
 """`run_ptq`, which chains the stages of `flow`, and the published inference call."""
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +28,7 @@ from knerex_jax.deliver import (
     with_probe,
 )
 from knerex_jax.errors import ConfigError
-from knerex_jax.files import writable_folder
+from knerex_jax.files import writable_folder, write_atomic
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.flow import Ops, make_plan, measure, mix_widths, open_calibration, ranges_of
 from knerex_jax.graph.ir import Model
@@ -39,6 +40,9 @@ from knerex_jax.npu_model import NpuModel
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.passes.pipeline import decompose_model
+from knerex_jax.performance.evaluation import Evaluation, evaluation_of
+from knerex_jax.performance.nominal import nominal_ranges
+from knerex_jax.performance.subject import origins_of, subject_of_compiled, subject_of_onnx
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig, make_config
@@ -69,6 +73,9 @@ class PTQResult:
       bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and
         where the model does not compile (a note says why).
       report: the content of report_json.
+      evaluation: the performance estimate; None where the model does not compile.
+
+    In mode 0 there is the report and the evaluation alone: no SNR, and `plan` has widths, but ranges that say nothing.
     """
 
     paths: Mapping[str, Path]
@@ -78,6 +85,7 @@ class PTQResult:
     report: Mapping[str, Any] = field(repr=False)
     planned: Planned = field(repr=False)
     ranges: Ranges = field(repr=False)
+    evaluation: Evaluation | None = field(default=None, repr=False)
 
 
 def run_ptq(
@@ -102,6 +110,8 @@ def run_ptq(
     config = make_config(**options) if config is None else replace(config, **options) if options else config
     path = _required(config)
     folder = writable_folder(config.p_output)
+    if config.mode == 0:
+        return _estimated(config, path, folder, ops)
     clock = _Clock()
     with clock("read"):
         shapes = shapes_from_data(declared_shapes(path), config.np_txt, config.layout)
@@ -136,7 +146,8 @@ def run_ptq(
     samples = {t: a[:SNR_SAMPLES] for t, a in samples.items()}
     on_cpu = cpu_nodes(decomposed, planned.structure, config.target, ops)
     header = {
-        "arith_version": ARITH_VERSION, "source_sha256": digest, "versions": versions(), "cpu_nodes": list(on_cpu)
+        "arith_version": ARITH_VERSION, "source_sha256": digest, "versions": versions(), "cpu_nodes": list(on_cpu),
+        "origins": origins_of(planned.model),
     }  # fmt: skip
     bie = Bie(planned.program, planned.constants, planned.plan, header)
     fixed = FixedModel(bie)
@@ -148,6 +159,7 @@ def run_ptq(
         compiled, notes = compile_or_note(bie, config, progress)
         planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
         npu = None if compiled is None else NpuModel(compiled.program, compiled.weight)
+        evaluation = compiled and evaluation_of(subject_of_compiled(path.stem, compiled.program, config, planned.model))
     with clock("export"):
         exports = export_or_note(bie, planned, samples, codes, ops)
         notes = (*exports.notes, *match_notes(config, source, len(kept)))
@@ -159,7 +171,7 @@ def run_ptq(
         config=config, origin=origin, name=path.stem, model_hash=digest, planned=planned, ranges=ranges, bounds=bounds,
         learned=learned, snr_db=snr, snr_samples=min(len(kept), SNR_SAMPLES), on_cpu=on_cpu,
         compiled=compiled and compiled_row(compiled, config), match=match and match.to_json(),
-        qdq_deviation=exports.deviation, timings_s=clock.seconds,
+        performance=evaluation and evaluation.to_json(), qdq_deviation=exports.deviation, timings_s=clock.seconds,
     )  # fmt: skip
     nef = None
     if compiled is not None:
@@ -175,7 +187,24 @@ def run_ptq(
         report=report,
         planned=planned,
         ranges=ranges,
+        evaluation=evaluation,
     )
+
+
+def _estimated(config: PTQConfig, path: Path, folder: Path, ops: Ops) -> PTQResult:
+    """Mode 0: the estimate alone."""
+    subject = subject_of_onnx(path, config, ops)
+    planned, found = subject.planned, evaluation_of(subject)
+    assert planned is not None, "a float model was planned"
+    report = {
+        "format": 1, "model": {"name": path.stem, "sha256": _sha256(path)}, "requested": config.to_json(),
+        "applied": config.applied(), "notes": [vars(n) for n in config.notes()], "performance": found.to_json(),
+        "versions": versions(),
+    }  # fmt: skip
+    target = folder / "model_fx_report.json"
+    write_atomic(target, json.dumps(report, indent=1).encode())
+    ranges = nominal_ranges(planned.model, config, ops)
+    return PTQResult({"report_json": target}, {}, planned.plan, None, report, planned, ranges, found)
 
 
 def kneron_inference(
@@ -254,7 +283,7 @@ def _qdq(origin: Model, decomposed: Model) -> tuple[Note, ...]:
 
 
 def _required(config: PTQConfig) -> Path:
-    for option in ("p_onnx", "np_txt"):
+    for option in ("p_onnx", "np_txt") if config.mode else ("p_onnx",):
         if getattr(config, option) is None:
             raise ConfigError(f"{option} is missing", where="PTQConfig", fix=f"give {option}")
     return Path(str(config.p_onnx))

@@ -94,10 +94,48 @@ def check_model(
     if isinstance(path_or_model, Model):
         users = {n.name: n.op_type for n in path_or_model.graph.nodes}
         bound = _labelled(path_or_model, users, {})
-        return CheckReport(bound.graph.name, platform, _judged(users, bound, bound, {}, platform, ops))
-    users, raw, opset = _read(path_or_model, input_shapes)
+        readable = Readable(bound.graph.name, users, bound, bound, {})
+    else:
+        readable = read_supported(path_or_model, input_shapes, ops)
+    return check_read(readable, decompose_model(readable.bound, ops), platform, ops)
+
+
+@dataclass(frozen=True)
+class Readable:
+    """A file as far as it can be read.
+
+    Attributes:
+      name: of the file.
+      users: the nodes of the file, label -> operator.
+      raw: simplified, with labels as origins.
+      bound: the part of `raw` without nodes that nothing can run and all that depends on them.
+      faults: node of `raw` -> why it could not be bound.
+    """
+
+    name: str
+    users: Mapping[str, str]
+    raw: Model
+    bound: Model
+    faults: Mapping[str, KnerexError]
+
+
+def read_supported(
+    path: str | Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None, ops: Registry = REGISTRY
+) -> Readable:
+    """Reads an ONNX file, leaving out what nothing can run.
+
+    Raises:
+      ModelError: the file cannot be read, or an input's shape stays unknown.
+    """
+    users, raw, opset = _read(path, input_shapes)
     bound, faults = _bound_as_far_as_possible(raw, ops, opset)
-    return CheckReport(Path(path_or_model).stem, platform, _judged(users, raw, bound, faults, platform, ops))
+    return Readable(Path(path).stem, users, raw, bound, faults)
+
+
+def check_read(readable: Readable, decomposed: Model, platform: str, ops: Registry = REGISTRY) -> CheckReport:
+    """`check_model` of a file that was read, with its part that can run decomposed."""
+    parts = _Parts.of(decomposed, readable.users, platform, ops)
+    return CheckReport(readable.name, platform, _judged(readable, parts, platform, ops))
 
 
 def _read(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[dict[str, str], Model, int]:
@@ -183,27 +221,11 @@ def _reads(node: Node, opset: int) -> tuple[str, ...]:
     return host_node(node, opset).inputs if has_subgraph else node.inputs
 
 
-def _judged(
-    users: Mapping[str, str],
-    raw: Model,
-    bound: Model,
-    faults: Mapping[str, KnerexError],
-    platform: str,
-    registry: Registry,
-) -> tuple[NodeCheck, ...]:
-    """One row per node of the user's.
-
-    Args:
-      users: label -> operator.
-      raw: simplified, with labels as origins.
-      bound: the part of `raw` that could be bound.
-      faults: node of `raw` -> why it could not be bound.
-      platform: name of a target.
-      registry: operator records.
-    """
-    whole = {n.origin[0]: n for n in raw.graph.nodes}
+def _judged(readable: Readable, parts: "_Parts", platform: str, registry: Registry) -> tuple[NodeCheck, ...]:
+    """One row per node of the user's."""
+    users, faults, bound = readable.users, readable.faults, readable.bound
+    whole = {n.origin[0]: n for n in readable.raw.graph.nodes}
     typed = {n.origin[0]: n for n in bound.graph.nodes}
-    parts = _Parts.of(decompose_model(bound, registry), users, platform, registry)
     rows = []
     for label, op_type in users.items():
         node = whole.get(label)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any, NoReturn
@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from knerex_jax.errors import ConfigError, KnerexError
+from knerex_jax.nef.tools import opening_key
 from knerex_jax.nef_cli import nef
+from knerex_jax.performance.subject import COST_OPTIONS
 from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.targets import TARGETS
 
@@ -38,9 +40,13 @@ def _option_type(name: str, default: Any) -> Any:
     return click.STRING
 
 
-def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def _config_options(names: Collection[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """One option per field of PTQConfig, with its name, default and help."""
-    for f in reversed(fields(PTQConfig)):
+    return lambda command: _with_options(command, names)
+
+
+def _with_options(command: Callable[..., Any], wanted: Collection[str]) -> Callable[..., Any]:
+    for f in reversed([f for f in fields(PTQConfig) if f.name in wanted]):
         text, spelled = f.metadata["help"], f.name.replace("_", "-")
         if f.name == "input_shape":
             option = click.option("--input-shape", "input_shape", multiple=True, metavar="NAME:1,3,224,224", help=text)
@@ -78,8 +84,16 @@ def knerex() -> None:
     """Post-training quantization for Kneron-class NPUs, bit-true."""
 
 
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, as fields of PTQConfig."""
+    given = {k: v for k, v in options.items() if v is not None and v != ()}
+    if "input_shape" in given:
+        given["input_shape"] = dict(_parse_shape(s) for s in given["input_shape"])
+    return given
+
+
 @knerex.command()
-@_config_options
+@_config_options([f.name for f in fields(PTQConfig)])
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
 def ptq(quiet: bool, as_json: bool, **options: Any) -> None:
@@ -87,9 +101,7 @@ def ptq(quiet: bool, as_json: bool, **options: Any) -> None:
     from knerex_jax.demo import run_default
     from knerex_jax.present import print_result
 
-    given = {k: v for k, v in options.items() if v is not None and v != ()}
-    if "input_shape" in given:
-        given["input_shape"] = dict(_parse_shape(s) for s in given["input_shape"])
+    given = _given(options)
     console = Console(stderr=as_json, quiet=quiet)
     with _progress(console, enabled=not quiet and console.is_terminal) as progress:
         if "p_onnx" in given or "np_txt" in given:
@@ -124,6 +136,39 @@ def check(context: click.Context, model: str, platform: str, input_shape: tuple[
 
 
 @knerex.command()
+@click.argument("model", type=click.Path())
+@click.option("--platform", "platforms", multiple=True, help="Chip; more than once, or all. [default: 720]")
+@_config_options(COST_OPTIONS)
+@click.option("--model-id", type=int, help="Which model of a nef.")
+@click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
+@click.option("-o", "--output-dir", type=click.Path(), help="Folder for ip_evaluation_<platform>.json and .txt.")
+@click.option("--write-ip-config", type=click.Path(), help="Folder for ip_config_<platform>.json, to edit.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.pass_context
+def evaluate(
+    context: click.Context, model: str, platforms: tuple[str, ...], model_id: int | None, key_file: str | None,
+    output_dir: str | None, write_ip_config: str | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Estimates fps, memory and costs by node of MODEL (ONNX, bie or nef); exit code 1 if a node is unsupported."""
+    from knerex_jax.performance.evaluation import evaluate as run
+    from knerex_jax.performance.text import compared, rendered
+    from knerex_jax.targets.machine import write_ip_config as write
+
+    asked = tuple(TARGETS) if "all" in platforms else platforms or (None,)
+    key = opening_key(model, key_file)
+    found = [run(model, p, output_dir=output_dir, model_id=model_id, key=key, **_given(options)) for p in asked]
+    if write_ip_config is not None:
+        for one in found:
+            click.echo(write(one.platform, write_ip_config, one.machine), err=True)
+    if as_json:
+        made = [one.to_json() for one in found]
+        click.echo(json.dumps(made if platforms and len(asked) > 1 else made[0], indent=1))
+    else:
+        Console().print(compared(found) if len(found) > 1 else rendered(found[0]))
+    context.exit(0 if all(one.supported for one in found) else 1)
+
+
+@knerex.command()
 @click.argument("folder", type=click.Path())
 @click.option("--set", "settings", multiple=True, metavar="NODE.KEY=VALUE", help="One entry of quan_config.")
 @click.option("--quan-config", help="More entries: a JSON or YAML file, or JSON text.")
@@ -147,7 +192,6 @@ def whatif(folder: str, settings: tuple[str, ...], quan_config: str | None, data
 @click.pass_context
 def verify(context: click.Context, path: str, batch_size: int, key_file: str | None, as_json: bool) -> None:
     """Runs the built-in probe of a bie or nef on this machine; exit code 1 if its codes are others."""
-    from knerex_jax.nef.tools import opening_key
     from knerex_jax.present import print_verdict
     from knerex_jax.verify import verify as run
 

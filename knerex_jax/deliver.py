@@ -58,7 +58,10 @@ def compile_or_note(
     """The compiled model; where it does not fit the machine, a note that says why instead."""
     report = None if progress is None else lambda done, total: progress("compile", done, total)
     try:
-        return compile_bie(bie, fm_cut=config.applied_cut, input_format=config.input_format, progress=report), ()
+        made = compile_bie(
+            bie, fm_cut=config.applied_cut, input_format=config.input_format, machine=config.machine, progress=report
+        )
+        return made, ()
     except CompileError as e:
         return None, (Note(e.where, "a compiled model", "none: the fixed-point model only", e.what),)
 
@@ -196,12 +199,12 @@ def compile(
 
 
 def compiled_row(compiled: Compiled, config: PTQConfig) -> dict[str, Any]:
-    """What the report says of the compiled program; times by the cost model, whose figures are not fitted yet."""
+    """What the report says of the compiled program; times by the cost model (`performance` says more)."""
     program, sizes = compiled.program, dict(compiled.program.sizes)
     return {
         "fm_cut": config.applied_cut,
         "commands": len(program.commands),
         "bytes": {memory: sizes.get(memory, 0) for memory in ("input", "output", "working", "weight")},
-        "moved_bytes": sum(c.moved for c in estimate(program).costs),
+        "moved_bytes": sum(c.moved for c in estimate(program, config.machine).costs),
         "estimate_ms": {name: s * 1e3 for name, s in compiled.seconds.items()},
     }

@@ -16,6 +16,8 @@ def run_default(options: Mapping[str, Any], *, progress: Progress | None = None)
     calibration = {k: list(v) for k, v in embedded.calibration().items()}
     config = make_config(**{"p_onnx": embedded.model_path(), "np_txt": calibration, **options})
     result = run_ptq(config, progress=progress)
+    if config.mode == 0:
+        return result, {}
     inputs, labels = embedded.evaluation()
     models = {"float": FloatModel.load(embedded.model_path()), "fixed": FixedModel.load(result.paths["bie"])}
     scores = {}

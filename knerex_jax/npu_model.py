@@ -15,6 +15,7 @@ from knerex_jax.csim.machine import Machine, dequantize, quantize
 from knerex_jax.errors import ModelError
 from knerex_jax.nef.container import load_nef, model_of
 from knerex_jax.npu.isa import Format, NpuProgram
+from knerex_jax.targets.machine import Machine as Hardware
 
 
 def compile_bie(
@@ -22,6 +23,7 @@ def compile_bie(
     *,
     fm_cut: str = "default",
     input_format: Format | None = None,
+    machine: Hardware | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compiles a fixed-point model for its platform.
@@ -30,6 +32,7 @@ def compile_bie(
       bie: the model.
       fm_cut: "default" or "deep_search".
       input_format: of all inputs, instead of the usual one of each.
+      machine: the platform's, unless another one is meant.
       progress: called with (instructions compiled, instructions).
 
     Raises:
@@ -43,8 +46,9 @@ def compile_bie(
 
     formats = {} if input_format is None else dict.fromkeys(bie.program.inputs, input_format)
     request = Request(
-        bie.program, bie.constants, host=bie.header.get("cpu_nodes", ()), input_formats=formats, numbers=numbers
-    )
+        bie.program, bie.constants, host=bie.header.get("cpu_nodes", ()), input_formats=formats, numbers=numbers,
+        machine=machine,
+    )  # fmt: skip
     return compile_program(request, fm_cut=fm_cut, progress=progress)
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from knerex_jax.api import PTQResult
 from knerex_jax.check import CheckReport
+from knerex_jax.performance.text import rate, rendered
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.verify import Verdict
 
@@ -21,8 +22,13 @@ def _span(values: np.ndarray) -> str:
 
 
 def print_result(console: Console, result: PTQResult, scores: Mapping[str, str]) -> None:
-    """Model, ranges and formats, notes, SNR, labelled scores and files."""
+    """Model, ranges and formats, notes, SNR, labelled scores and files; of mode 0 the estimate."""
     report = result.report
+    if "nodes" not in report:
+        assert result.evaluation is not None, "mode 0 has nothing else"
+        console.print(rendered(result.evaluation))
+        console.print(f" report_json  {result.paths['report_json']}", highlight=False)
+        return
     model = report["model"]
     console.print(
         f"[bold]{model['name']}[/]  {model['nodes']} nodes, {model['parameters']:,} parameters"
@@ -56,6 +62,11 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
     for where in overflow["saturating"]:
         console.print(f"  can saturate: {where}")
     _print_built(console, report)
+    if (found := result.evaluation) is not None:
+        slow = "; ".join(f"{a.node} {a.share:.0%}, {a.limit}" for a in found.advice)
+        caveat = f" ({found.caveat})" if found.caveat else ""
+        console.print(f"estimate: {rate(found.fps)} fps, {found.time_ms:.3g} ms{caveat}", highlight=False)
+        console.print(f"  costs most: {slow}", highlight=False)
     for key, path in result.paths.items():
         console.print(f"{key:>12}  {path}", highlight=False)
 
@@ -75,8 +86,8 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
 def _print_built(console: Console, report: Mapping[str, Any]) -> None:
     """The compiled program, and whether the simulator agrees with the emulator."""
     if (built := report["compiled"]) is not None:
-        times = ", ".join(f"{ms:.3g} ms ({cut})" for cut, ms in built["estimate_ms"].items())
-        console.print(f"compiled: {built['commands']} commands, estimated {times}", highlight=False)
+        times = ", ".join(f"{ms:.3g} ms with the {cut} cut" for cut, ms in built["estimate_ms"].items())
+        console.print(f"compiled: {built['commands']} commands, {times}", highlight=False)
     if (match := report["bit_true_match"]) is not None:
         where = "all layers" if match["layers"] else "outputs"
         said = f"{match['differing']} of {match['codes']:,} codes differ"

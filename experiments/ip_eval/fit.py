@@ -168,7 +168,9 @@ class Fit:
                 seen[z.tobytes()] = np.concatenate([value, prior]), np.vstack([slope[:, None] * s, unit])
             return seen[z.tobytes()]
 
-        found = least_squares(lambda z: both(z)[0], x[free], jac=lambda z: both(z)[1], xtol=1e-5, ftol=1e-5, max_nfev=40)
+        found = least_squares(
+            lambda z: both(z)[0], x[free], jac=lambda z: both(z)[1], xtol=1e-5, ftol=1e-5, max_nfev=40
+        )
         x[free] = found.x
         return x
 

@@ -49,7 +49,8 @@ def _weighted_block(net: Net, branches: list[str], size: tuple[int, int]) -> lis
     ]
     joined = net.concat(*pooled)
     total = net.channels[joined]
-    weights = net.split(net.conv(net.conv(joined, total // 8), total, act="Sigmoid"), *(net.channels[p] for p in pooled))
+    scores = net.conv(net.conv(joined, total // 8), total, act="Sigmoid")
+    weights = net.split(scores, *(net.channels[p] for p in pooled))
     made = []
     for k, ((left, right), weight) in enumerate(zip(halves, weights, strict=True)):
         spread = weight if k == last else net.nearest(weight, 1 << (last - k))

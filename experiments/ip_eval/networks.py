@@ -28,9 +28,7 @@ def inception_v4() -> onnx.ModelProto:
         return net.pool(x, 3, 1, kind="AveragePool", pads=(1,) * 4)
 
     for _ in range(4):
-        x = net.concat(
-            conv(mean(x), 96), conv(x, 96), conv(conv(x, 64), 96, 3), conv(conv(conv(x, 64), 96, 3), 96, 3)
-        )
+        x = net.concat(conv(mean(x), 96), conv(x, 96), conv(conv(x, 64), 96, 3), conv(conv(conv(x, 64), 96, 3), 96, 3))
     x = net.concat(net.pool(x, 3, 2), valid(x, 384, 3, 2), valid(conv(conv(x, 192), 224, 3), 256, 3, 2))
     for _ in range(7):
         long = conv(conv(conv(conv(conv(x, 192), 192, (1, 7)), 224, (7, 1)), 224, (1, 7)), 256, (7, 1))

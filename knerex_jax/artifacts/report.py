@@ -80,13 +80,15 @@ def report_data(
     on_cpu: Sequence[str],
     compiled: Mapping[str, Any] | None,
     match: Mapping[str, Any] | None,
+    performance: Mapping[str, Any] | None,
     qdq_deviation: Mapping[str, Any],
     timings_s: Mapping[str, float],
 ) -> dict[str, Any]:
     """The content of `model_fx_report.json`.
 
     `learned`: records of range search, rounding, biases; `on_cpu`: nodes that the NPU leaves to the CPU; `compiled`,
-    `match`: of the compiled program and its comparison, None where there is none; `qdq_deviation`: by output.
+    `match`, `performance`: of the compiled program, its comparison and its estimate, None where there is none;
+    `qdq_deviation`: by output.
     """
     proofs = [overflow_row(name, step) for name, step in bounds.steps]
     return {
@@ -120,6 +122,7 @@ def report_data(
         },
         "compiled": compiled,
         "bit_true_match": match,
+        "performance": performance,
         "qdq_deviation": dict(qdq_deviation),
         "timings_s": dict(timings_s),
         "versions": versions(),

@@ -153,6 +153,18 @@ def tiles(command: Command) -> tuple[list[int], list[int]]:
             return [t.buffer for t in operands], [t.buffer for t in results]
 
 
+def touches(commands: Sequence[Command]) -> Iterator[tuple[list[int], list[int]]]:
+    """Numbers of the buffers that each command reads, constants on chip included, and writes."""
+    loaded: dict[int, int] = {}  # offset on chip -> buffer of the constants there
+    for command in commands:
+        reads, writes = tiles(command)
+        if isinstance(command, Load):
+            loaded[command.target] = command.buffer
+        elif isinstance(command, Compute) and command.constants and command.constants[0].memory == "sram":
+            reads = [*reads, loaded[command.constants[0].offset]]
+        yield reads, writes
+
+
 def waits(commands: Sequence[Command], buffers: Sequence[Buffer], engines: Sequence[str]) -> Iterator[tuple[int, ...]]:
     """For every command the earlier ones that have to end first: engines run in order and wait for data and for room.
 
@@ -162,13 +174,7 @@ def waits(commands: Sequence[Command], buffers: Sequence[Buffer], engines: Seque
     writer: dict[int, int] = {}  # buffer -> command that wrote it last
     users: dict[int, dict[str, int]] = {}  # buffer -> engine -> last command on it
     room = _Room(buffers)
-    loaded: dict[int, int] = {}  # offset on chip -> buffer of the constants there
-    for k, (command, engine) in enumerate(zip(commands, engines, strict=True)):
-        reads, writes = tiles(command)
-        if isinstance(command, Load):
-            loaded[command.target] = command.buffer
-        elif isinstance(command, Compute) and command.constants and command.constants[0].memory == "sram":
-            reads = [*reads, loaded[command.constants[0].offset]]
+    for k, ((reads, writes), engine) in enumerate(zip(touches(commands), engines, strict=True)):
         before = {engine: last[engine]} if engine in last else {}
         ended = [j for n in reads if (j := writer.get(n)) is not None]
         for n in writes:

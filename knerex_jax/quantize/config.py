@@ -13,6 +13,7 @@ from knerex_jax.quantize.mixing import MIXES, Mix, Side
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.quan_config import read_quan_config
 from knerex_jax.targets import TARGETS, Target
+from knerex_jax.targets.machine import MACHINES, Machine, read_ip_config
 
 PERCENTAGE_16B = 0.999999
 """The published default of percentage_16b."""
@@ -62,8 +63,8 @@ class PTQConfig:
     quan_config: Any = _option(None, "scale, radix, min, max, bitwidth by node: dict, JSON or YAML file, or JSON text")
     fm_cut: str = _option("default", "feature-map cut: default or deep_search")
     p_output: str | Path = _option("kneron_flow", "output folder")
-    weight_bandwidth: float | None = _option(None, "GB/s, for the performance estimate")
-    dma_bandwidth: float | None = _option(None, "GB/s, for the performance estimate")
+    weight_bandwidth: float | None = _option(None, "GB/s of loading weights, instead of the platform's")
+    dma_bandwidth: float | None = _option(None, "GB/s of moving data, each way, instead of the platform's")
     mode: int = _option(
         2, "0 estimate only; 1 quantize and compile; 2 also match one image bit for bit; 3 all images and layers"
     )
@@ -92,6 +93,7 @@ class PTQConfig:
     input_fmt: str | None = _option(None, "730 only: layout of all inputs: 1W16C8B, 4W4C8B or 16W1C8B; HL at 16 bits")
     model_id: int = _option(32769, "number of the model in the nef; above 32768 for one's own models")
     model_version: str = _option("0001", "version of the model in the nef: up to four hexadecimal digits")
+    ip_config: str | Path | None = _option(None, "JSON file with figures of the machine; see knerex evaluate")
     mixbw_debug: bool = _option(False, "mixbw only: write the predicted SNR of every candidate to data/ and weight/")
 
     def __post_init__(self) -> None:
@@ -126,8 +128,7 @@ class PTQConfig:
             _in_range("guard_bits", self.guard_bits, 0, 15)
         for name in ("weight_bandwidth", "dma_bandwidth"):
             if (value := getattr(self, name)) is not None:
-                _in_range(name, value, 0, None)
-                raise _later(name, value, "the performance estimate")
+                _in_range(name, value, 1e-6, None)
         if self.wide_pct < self.data_analysis_pct:
             raise ConfigError(
                 "16-bit ranges may not be cut more than 8-bit ones",
@@ -151,12 +152,8 @@ class PTQConfig:
         if self.input_fmt is not None:
             one_of("input_fmt", self.input_fmt, INPUT_FORMATS)
         one_of("weight_rounding", self.weight_rounding, ("nearest", "learned"))
-        for option, plain, what in (
-            ("mode", (1, 2, 3), "the performance estimate without quantization"),
-            ("export_dynasty_dump", (False,), "the dump of all tensors"),
-        ):
-            if (value := getattr(self, option)) not in plain:
-                raise _later(option, value, what)
+        if self.export_dynasty_dump:
+            raise _later("export_dynasty_dump", True, "the dump of all tensors")
 
     def _check_mixes(self) -> None:
         """Mixed widths need a platform with 16 bits; mixbw ranks one side against the other at 16 bits, or both."""
@@ -235,6 +232,22 @@ class PTQConfig:
     def target(self) -> Target:
         """The platform's arithmetic."""
         return TARGETS[self.platform]
+
+    @property
+    def machine(self) -> Machine:
+        """The platform's memories and rates, with what `ip_config` and the bandwidths say instead.
+
+        Raises:
+          ConfigError: the ip_config cannot be read, or has no sense.
+        """
+        machine = MACHINES[self.platform]
+        if self.ip_config is not None:
+            machine = read_ip_config(self.ip_config, machine)
+        if self.dma_bandwidth is not None:
+            machine = machine.changed(dict.fromkeys(("rdma", "wdma"), self.dma_bandwidth), "dma_bandwidth")
+        if self.weight_bandwidth is not None:
+            machine = machine.changed({"getw": self.weight_bandwidth}, "weight_bandwidth")
+        return machine
 
     @property
     def widths(self) -> WidthRequest:

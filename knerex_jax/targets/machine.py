@@ -90,7 +90,7 @@ def _load() -> dict[str, Machine]:
     """The machines of `machines.json`: platform -> figure -> [value, source]."""
     table = json.loads(files("knerex_jax.targets").joinpath("machines.json").read_text())
     return {
-        platform: Machine(**{k: value for k, (value, _) in rows.items()}, sources={k: text for k, (_, text) in rows.items()})
+        platform: Machine(**{k: v for k, (v, _) in rows.items()}, sources={k: text for k, (_, text) in rows.items()})
         for platform, rows in table.items()
     }
 

@@ -74,8 +74,8 @@ def test_the_simulator_shares_nothing_with_what_it_judges():
 def test_constants_read_where_they_lie_give_the_emulators_codes():
     net = Net({"x": (1, 40, 9, 10)}, seed=2)
     up = net.add(
-        "ConvTranspose", "x", net.random(40, 24, 4, 4, scale=0.3), kernel_shape=(4, 4), strides=(2, 2), dilations=(1, 1),
-        pads=(1, 1, 1, 1), output_padding=(0, 0), group=1,
+        "ConvTranspose", "x", net.random(40, 24, 4, 4, scale=0.3), kernel_shape=(4, 4), strides=(2, 2),
+        dilations=(1, 1), pads=(1, 1, 1, 1), output_padding=(0, 0), group=1,
     )  # fmt: skip
     model = net.model(net.add("Relu", up))
     planned, data = plan(model, samples(model, 3), "730"), samples(model, 2, seed=9)
