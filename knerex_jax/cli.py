@@ -30,12 +30,16 @@ def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
         ) from None
 
 
+_FLOATS = ("weight_bandwidth", "dma_bandwidth", "percentage_16b", "output_headroom", "max_ms", "max_mb")
+"""Options of numbers without a default."""
+
+
 def _option_type(name: str, default: Any) -> Any:
     if isinstance(default, bool):
         return click.BOOL
     if isinstance(default, int):
         return click.INT
-    if isinstance(default, float) or name in ("weight_bandwidth", "dma_bandwidth", "percentage_16b"):
+    if isinstance(default, float) or name in _FLOATS:
         return click.FLOAT
     return click.STRING
 

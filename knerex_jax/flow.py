@@ -22,12 +22,14 @@ from knerex_jax.ops.island import host_call
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.passes.pipeline import decompose_model
+from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.mixing import mixed_request
 from knerex_jax.quantize.overrides import NO_OVERRIDES, resolve
 from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import analyse
+from knerex_jax.refine.afford import Limit
 from knerex_jax.refine.mixed import Mixed, choose_widths
 
 Ops = Mapping[str, OpDef]
@@ -134,7 +136,7 @@ def mix_widths(
     Args:
       model: decomposed.
       ranges: of its tensors.
-      config: the ranked sides, flops_ratio.
+      config: the ranked sides, and flops_ratio, or max_ms or max_mb.
       samples: to measure on, name -> [N, ...] in place of the batch axis; the first `RANK_SAMPLES` are used.
       ops: operator records.
 
@@ -144,8 +146,8 @@ def mix_widths(
     """
     return choose_widths(
         model, ranges, config.widths, config.target, {t: a[:RANK_SAMPLES] for t, a in samples.items()},
-        sides=config.ranked, budget=config.flops_ratio, policy=_policy(config), registry=ops,
-        batch_size=config.batch_size,
+        sides=config.ranked, budget=config.flops_ratio, limit=_limit(model, config, ops), policy=_policy(config),
+        registry=ops, batch_size=config.batch_size,
     )  # fmt: skip
 
 
@@ -190,6 +192,15 @@ def make_plan(
         model, ranges, widths, config.target, policy=policy, slots=slots, overrides=overrides, registry=ops
     )
     return replace(planned, plan=replace(planned.plan, notes=(*notes, *planned.plan.notes)))
+
+
+def _limit(model: Model, config: PTQConfig, ops: Ops) -> Limit | None:
+    """What an inference may take, if the config says so."""
+    for option, value in (("max_ms", config.max_ms), ("max_mb", config.max_mb)):
+        if value is not None:
+            host = cpu_nodes(model, analyse(model, config.target, ops), config.target, ops)
+            return Limit(option, value, config.machine, tuple(host))
+    return None
 
 
 def _range_rule(config: PTQConfig) -> RangeRule:

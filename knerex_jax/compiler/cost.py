@@ -70,10 +70,11 @@ def prices(machine: Machine) -> tuple[float, ...]:
     cycle = 1 / (machine.megahertz * 1e6)
     price = {
         "commands": machine.start * cycle,
-        "kernels": cycle / machine.macs,
-        "pointwise": cycle * machine.pointwise / machine.macs,
+        "kernels": cycle / (machine.macs * machine.sustained),
+        "pointwise": cycle * machine.pointwise / (machine.macs * machine.sustained),
         "depthwise": cycle / machine.depthwise,
         "elements": cycle / machine.lanes,
+        "functions": cycle / machine.functions,
         "pooled": cycle / machine.pool,
         "rearranged": cycle / machine.move,
         "read": 1e-9 / machine.rdma,

@@ -6,14 +6,16 @@ from math import prod
 
 from knerex_jax.compiler.layout import up, view
 from knerex_jax.npu.isa import Buffer, Command, Compute, Constant, Dma, Load, Tile
-from knerex_jax.program.primitives import Interp, Mac, MatMul, MaxPool, Move, PoolSum
+from knerex_jax.program.primitives import Interp, Mac, MatMul, MaxPool, Move, Mul, PoolSum, Table
 from knerex_jax.targets.machine import GRANULE
 
 AMOUNTS = (
-    "commands", "kernels", "pointwise", "depthwise", "elements", "pooled", "rearranged", "read", "written", "loaded",
+    "commands", "kernels", "pointwise", "depthwise", "elements", "functions", "pooled", "rearranged", "read", "written",
+    "loaded",
 )  # fmt: skip
 """What has a price: commands; multiplications of convolutions with the granule filled up (of larger kernels, of 1 x 1,
-of single channels); elements; elements under the windows of poolings; bytes rearranged, read, written and loaded."""
+of single channels); elements that are summed, compared or interpolated; elements that go through a table or a product
+(an activation such as Swish); elements under the windows of poolings; bytes rearranged, read, written and loaded."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,14 @@ def _computed(command: Compute, block: int) -> tuple[dict[str, float], int]:
     if isinstance(i, MatMul):
         rows, columns = extent(command.results[0])[:-1], extent(command.results[0])[-1]
         depth = extent(command.operands[0])[-1]
-        planes = 2 if 15 in i.x_bits else 1
+        planes = prod(2 if bits == 15 else 1 for bits in i.x_bits)
         return {"pointwise": planes * _padded(prod(rows), 1, 1, depth, columns)}, made * depth
     if isinstance(i, Interp):
         taps = prod(c.shape[-1] for c in command.constants if c.name.startswith("weight"))
         return {"elements": made * taps}, made * taps
     if isinstance(i, MaxPool | PoolSum):
         return {"pooled": made * prod(i.window.kernel) if i.window else sum(read)}, 0
-    return {"elements": max(made, *read)}, 0
+    return {"functions" if isinstance(i, Table | Mul) else "elements": max(made, *read)}, 0
 
 
 def _convolved(command: Compute, i: Mac, block: int) -> tuple[dict[str, float], int]:

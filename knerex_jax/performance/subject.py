@@ -138,7 +138,9 @@ def widths_of(program: NpuProgram) -> dict[str, str]:
     """The widths that occur, by what they are of."""
     buffers = program.buffers
     computes = [c for c in program.commands if isinstance(c, Compute)]
-    inner = {b for c in computes for t in c.results if (b := buffers[t.buffer].bits)}
+    ends = {p.name for p in program.outputs}
+    inside = [c for c in computes if ends.isdisjoint(c.instruction.outputs)] or computes
+    inner = {b for c in inside for t in c.results if (b := buffers[t.buffer].bits)}
     weights = {c.instruction.weight_bits for c in computes if isinstance(c.instruction, Mac)}
     found = {
         "input": {buffers[p.buffer].bits for p in program.inputs} - {0},

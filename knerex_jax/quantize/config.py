@@ -90,6 +90,8 @@ class PTQConfig:
     range_search: bool = _option(False, "choose range rule and guard_bits by the noise at the outputs")
     weight_rounding: str = _option("nearest", "nearest, or learned from the calibration data")
     flops_ratio: float = _option(0.2, "mixbw only: share of the multiplications that may run at 16 bits, 0 to 1")
+    max_ms: float | None = _option(None, "mixbw only: estimated ms of an inference to stay within, not flops_ratio")
+    max_mb: float | None = _option(None, "mixbw only: MB between DRAM and chip to stay within, not flops_ratio")
     input_fmt: str | None = _option(None, "730 only: layout of all inputs: 1W16C8B, 4W4C8B or 16W1C8B; HL at 16 bits")
     model_id: int = _option(32769, "number of the model in the nef; above 32768 for one's own models")
     model_version: str = _option("0001", "version of the model in the nef: up to four hexadecimal digits")
@@ -126,7 +128,7 @@ class PTQConfig:
             _in_range("output_headroom", self.output_headroom, 0, 1)
         if self.guard_bits is not None:
             _in_range("guard_bits", self.guard_bits, 0, 15)
-        for name in ("weight_bandwidth", "dma_bandwidth"):
+        for name in ("weight_bandwidth", "dma_bandwidth", "max_ms", "max_mb"):
             if (value := getattr(self, name)) is not None:
                 _in_range(name, value, 1e-6, None)
         if self.wide_pct < self.data_analysis_pct:
@@ -157,6 +159,8 @@ class PTQConfig:
 
     def _check_mixes(self) -> None:
         """Mixed widths need a platform with 16 bits; mixbw ranks one side against the other at 16 bits, or both."""
+        if self.max_ms is not None and self.max_mb is not None:
+            raise ConfigError("two budgets", where="max_ms and max_mb", fix="give one of them")
         modes = self.datapath_bitwidth_mode, self.weight_bitwidth_mode
         asked = [m for m in modes if m in MIXES]
         if asked and 15 not in self.target.data_bits:
@@ -306,6 +310,9 @@ class PTQConfig:
         if self.input_fmt is not None and self.platform != "730":
             why = f"platform {self.platform} has no choice of input layouts"
             found.append(Note("input_fmt", self.input_fmt, "the usual one", why))
+        for name in ("max_ms", "max_mb"):
+            if getattr(self, name) is not None and not self.ranked:
+                found.append(Note(name, f"{getattr(self, name):g}", "unused", "only mixbw has a budget"))
         for name in ("percentile", "outlier_factor"):
             default = type(self).__dataclass_fields__[name].default
             if self.datapath_range_method != "mmse" and getattr(self, name) != default:

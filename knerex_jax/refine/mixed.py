@@ -20,6 +20,7 @@ from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import Structure, analyse, is_weighted
+from knerex_jax.refine.afford import Limit, afford
 from knerex_jax.refine.sensitivity import Fixed, lean, output_noise, run_float
 from knerex_jax.targets.spec import Target
 
@@ -104,6 +105,7 @@ def choose_widths(
     sides: Collection[Side] = ("data", "weight"),
     budget: float = 0.2,
     costs: Mapping[str, float] | None = None,
+    limit: Limit | None = None,
     policy: RangePolicy | None = None,
     registry: Mapping[str, OpDef] = REGISTRY,
     batch_size: int = 16,
@@ -122,6 +124,7 @@ def choose_widths(
       sides: what is ranked; with both, a node counts as 16 bits if either its data or its weights have them.
       budget: share of the total cost that may run at 16 bits.
       costs: node -> cost; None: its multiplications (`mac_nodes`).
+      limit: of the estimated time or bytes of an inference, instead of the budget.
       policy: how ranges are widened.
       registry: operator records.
       batch_size: samples per compiled step.
@@ -153,10 +156,20 @@ def choose_widths(
     prices = {u.name: sum(cost.get(n, 0) for n in u.nodes) for u in units}
     total = sum(prices.values()) or 1
     unavoidable = sum(prices[u.name] for u in units if u.name not in harm)
-    wide = spend(budget * total - unavoidable, {name: prices[name] for name in harm}, harm)
-    for unit in free:
-        for side in unit.sides if unit.name not in wide else ():
-            request = unit.narrow(request, side)
+
+    def asked(wide: Collection[str]) -> WidthRequest:
+        narrowed = request
+        for unit in free:
+            for side in unit.sides if unit.name not in wide else ():
+                narrowed = unit.narrow(narrowed, side)
+        return narrowed
+
+    if limit is None:
+        wide = spend(budget * total - unavoidable, {name: prices[name] for name in harm}, harm)
+        notes = _notes(budget, (unavoidable + sum(prices[name] for name in wide)) / total)
+    else:
+        got = afford(limit, list(harm), lambda names: planned(asked(names)), lambda b, p: spend(b, p, harm))
+        wide, notes = set(got.wide), got.notes(limit)
     narrow = {u.name for u in free} - wide
     candidates = [
         Candidate(s, u.nodes, prices[u.name] / total, to_db(floor + n), 8 if u.name in narrow else 15)
@@ -164,11 +177,11 @@ def choose_widths(
     ]
     share = (unavoidable + sum(prices[name] for name in wide)) / total
     return Mixed(
-        request=request,
+        request=asked(wide),
         candidates=tuple(sorted(candidates, key=lambda c: c.snr_db)),
         predicted_snr=to_db(floor + sum(harm[name] for name in narrow)),
         share=share,
-        notes=_notes(budget, share),
+        notes=notes,
     )
 
 

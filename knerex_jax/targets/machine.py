@@ -22,12 +22,14 @@ class Machine:
     Attributes:
       sram: bytes on chip.
       megahertz: clock.
-      macs: 8-bit multiplications per cycle, sustained where the granule is full.
+      macs: 8-bit multiplications per cycle, at their peak.
+      sustained: share of the peak that convolutions reach where the granule is full, 0 to 1.
       rdma, wdma, getw: GB/s (10**9 bytes) of reading, writing and loading weights.
       block: taps of a side that a kernel is rounded up to; 1: none.
       pointwise: cycles of a 1 x 1 convolution relative to its share of a larger kernel.
       depthwise: multiplications per cycle of convolutions of single channels.
-      lanes: elements per cycle of sums, products, activations and tables.
+      lanes: elements per cycle of sums, comparisons and interpolations.
+      functions: elements per cycle of tables and products, which make up activations such as Swish.
       pool: elements under the windows per cycle.
       move: bytes per cycle that are rearranged (transposed, joined, split, resized).
       start: cycles before the first byte or product of a command.
@@ -42,9 +44,11 @@ class Machine:
     wdma: float
     getw: float
     block: int = 1
+    sustained: float = 1.0
     pointwise: float = 1.0
     depthwise: float = 64.0
     lanes: float = 16.0
+    functions: float = 16.0
     pool: float = 16.0
     move: float = 16.0
     start: float = 64.0
@@ -74,8 +78,9 @@ class Machine:
                 raise ConfigError(
                     f"{name} has to be a positive number, not {value!r}", where=source, fix="correct the value"
                 )
-        if figures_.get("exposed", 0) > 1:
-            raise ConfigError("exposed is a share", where=source, fix="use a number between 0 and 1")
+        for name in ("exposed", "sustained"):
+            if figures_.get(name, 0) > 1:
+                raise ConfigError(f"{name} is a share", where=source, fix="use a number between 0 and 1")
         sources = {**self.sources, **dict.fromkeys(figures_, f"given: {source}")}
         return replace(self, **figures_, sources=sources)
 

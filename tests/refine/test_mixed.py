@@ -21,6 +21,7 @@ from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.planner import plan_model
 from knerex_jax.quantize.structure import is_weighted
+from knerex_jax.refine.afford import Limit
 from knerex_jax.refine.mixed import Candidate, choose_widths, spend, to_db, write_candidates
 from knerex_jax.refine.sensitivity import WideEmulator, judged_tensors, output_noise, run_float
 from knerex_jax.targets import TARGETS
@@ -210,3 +211,42 @@ def test_ptq_with_mixbw(tmp_path):
     with pytest.raises(ConfigError, match="mix_widths"):
         kx.make_plan(result.planned.model, result.ranges, kx.PTQConfig(datapath_bitwidth_mode="mixbw",
                                                                        weight_bitwidth_mode="int16"))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    model = kx.decompose_onnx(embedded.model_path())
+    data = {t: v[:24] for t, v in embedded.calibration().items()}
+    return model, kx.analyze(model, data, kx.PTQConfig()), data
+
+
+def ranked(digits, **options):
+    model, ranges, data = digits
+    config = kx.PTQConfig(datapath_bitwidth_mode="int16", weight_bitwidth_mode="mixbw", **options)
+    mixed = kx.flow.mix_widths(model, ranges, config, data)
+    planned = kx.make_plan(model, ranges, config, mixed=mixed)
+    wide = {n for n, bits in planned.plan.weight_bits.items() if bits == 15}
+    return mixed, planned, wide, {o: Limit(o, 0.0, config.machine).measure(planned) for o in ("max_ms", "max_mb")}
+
+
+@pytest.mark.parametrize("option", ["max_ms", "max_mb"])
+def test_a_limit_of_time_or_bytes_is_kept_and_used(digits, option):
+    *_, none, least = ranked(digits, flops_ratio=0.0)
+    *_, every, most = ranked(digits, flops_ratio=1.0)
+    assert not none and len(every) > 3 and least[option] < most[option]
+    limit = (least[option] + most[option]) / 2
+    mixed, _, wide, reached = ranked(digits, **{option: limit})
+    assert wide and wide < every and reached[option] <= limit and not mixed.notes
+    dearer = [c for c in mixed.candidates if c.bits == 8]
+    assert mixed.predicted_snr > min(c.snr_db for c in dearer) - 10 * np.log10(len(dearer)) - 1e-6
+
+
+def test_a_limit_below_what_8_bits_take_is_a_note(digits):
+    mixed, _, wide, _ = ranked(digits, max_ms=1e-4)
+    assert not wide and [n.where for n in mixed.notes] == ["max_ms"]
+
+
+def test_limits_without_mixbw_or_two_of_them():
+    assert [n.where for n in kx.PTQConfig(max_ms=2.0).notes()] == ["max_ms"]
+    with pytest.raises(ConfigError, match="two budgets"):
+        kx.PTQConfig(max_ms=2.0, max_mb=3.0)
