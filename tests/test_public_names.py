@@ -5,8 +5,8 @@ import knerex_jax
 PUBLIC = """
 ArtifactError CheckReport CompileError ConfigError Evaluation FixedModel FloatModel KnerexError ModelEntry ModelError
 NpuModel PTQConfig PTQResult PlanError QuantPlan REGISTRY SimulationError TARGETS UnsupportedOpError analyze
-bit_true_match check_model combine_nef compile convert_channel_last_to_first decompose_onnx evaluate extract_nef get_radix
-kneron_inference load_onnx lower_fixed lower_float make_plan nef_info run_ptq verify
+bit_true_match check_model combine_nef compile convert_channel_last_to_first decompose_onnx evaluate extract_nef
+get_radix kneron_inference load_onnx lower_fixed lower_float make_plan nef_info run_ptq verify
 """.split()
 
 
