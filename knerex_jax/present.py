@@ -63,7 +63,7 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
         console.print(f"  can saturate: {where}")
     _print_built(console, report)
     if (found := result.evaluation) is not None:
-        slow = "; ".join(f"{a.node} {a.share:.0%}, {a.limit}" for a in found.advice)
+        slow = ", ".join(f"{a.label} ({a.share:.0%}, {a.limit})" for a in found.advice)
         caveat = f" ({found.caveat})" if found.caveat else ""
         console.print(f"estimate: {rate(found.fps)} fps, {found.time_ms:.3g} ms{caveat}", highlight=False)
         console.print(f"  costs most: {slow}", highlight=False)

@@ -20,12 +20,14 @@ class Advice:
 
     Attributes:
       node: its name on the backend.
+      label: the same in short.
       share: of the inference time.
       limit: what takes most of its time.
       help: what would make it faster.
     """
 
     node: str
+    label: str
     share: float
     limit: str
     help: str
@@ -39,7 +41,7 @@ def advise(nodes: Sequence[NodeCost], machine: Machine, platform: str) -> tuple[
     """The costliest nodes first; none where nothing costs anything."""
     total = sum(n.sync_ms for n in nodes)
     costly = sorted((n for n in nodes if n.sync_ms > 0), key=lambda n: -n.sync_ms)[:MOST]
-    return tuple(Advice(n.backend, n.sync_ms / total, n.limit, _help(n, machine, platform)) for n in costly)
+    return tuple(Advice(n.backend, n.label, n.sync_ms / total, n.limit, _help(n, machine, platform)) for n in costly)
 
 
 def _help(node: NodeCost, machine: Machine, platform: str) -> str:

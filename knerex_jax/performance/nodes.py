@@ -75,6 +75,12 @@ class NodeCost:
         return f"{self.kind.lower()}_fusion_node_{'_'.join(self.names)}"
 
     @property
+    def label(self) -> str:
+        """Its first node, and how many are fused into it."""
+        more = len(self.names) - 1
+        return f"{self.names[0]} +{more}" if more else self.names[0]
+
+    @property
     def runtime_ms(self) -> float:
         """Units one after the other; weights are loaded meanwhile."""
         return self.main_ms + self.auxiliary_ms + self.read_ms + self.written_ms

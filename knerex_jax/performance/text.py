@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from knerex_jax.performance.evaluation import Evaluation
-from knerex_jax.performance.nodes import NodeCost
 
 WIDTH = 200
 """Columns of the text form."""
@@ -70,7 +69,7 @@ def _nodes(found: Evaluation, wide: bool) -> Table:
     rows = []
     for n in found.nodes:
         row = [
-            _named(n), n.kind, f"{n.bits_in or '-'}>{n.bits_out or '-'}", f"{n.sync_ms / total:.1%}",
+            n.label, n.kind, f"{n.bits_in or '-'}>{n.bits_out or '-'}", f"{n.sync_ms / total:.1%}",
             f"{n.sync_ms:.4f}", f"{n.mac_cycles:.0f}", f"{(n.read_bytes + n.written_bytes) / 1e3:.1f}",
             f"{n.weight_bytes / 1e3:.1f}", n.limit,
         ]  # fmt: skip
@@ -81,15 +80,8 @@ def _nodes(found: Evaluation, wide: bool) -> Table:
     return _table(heads + more, rows)
 
 
-def _named(node: NodeCost) -> str:
-    """Its first node, and how many are fused into it."""
-    more = len(node.names) - 1
-    return f"{node.names[0]} +{more}" if more else node.names[0]
-
-
 def _advice(found: Evaluation) -> Table:
-    by_name = {n.backend: _named(n) for n in found.nodes}
-    rows = [(by_name[a.node], f"{a.share:.0%}", a.help) for a in found.advice]
+    rows = [(a.label, f"{a.share:.0%}", a.help) for a in found.advice]
     return _table(("costs most", "share", "what would help"), rows)
 
 
