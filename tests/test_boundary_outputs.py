@@ -153,6 +153,13 @@ def test_from_the_model_to_every_artefact(tmp_path, name, platform, bits):
         assert verdict.equal and {t for t in wanted if t not in case.exact} <= set(verdict.tensors)
 
 
+def test_the_check_of_such_models(tmp_path):
+    for name in ("constants", "twice"):
+        case = CASES[name]()
+        report = kx.check_model(case.write(tmp_path / "net.onnx"), "720")
+        assert report.supported and len(report.nodes) == len(case.nodes)
+
+
 def test_what_an_output_reads_stays_to_the_end(tmp_path):
     path = CASES["constants"]().write(tmp_path / "net.onnx")
     data = {"x": list(np.random.default_rng(1).normal(size=(4, 1, 3, 8, 8)).astype(np.float32))}
