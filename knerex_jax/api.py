@@ -244,16 +244,19 @@ def kneron_inference(
         raise ConfigError("no model to run", where="nef_file, onnx_file, bie_file", fix="give one of them")
     inputs = dict(zip(input_names, pre_results, strict=True))
     if nef_file:
-        outputs = NpuModel.load(nef_file, model_id=model_id).run(inputs, data_type)
+        compiled = NpuModel.load(nef_file, model_id=model_id)
+        outputs, order = compiled.run(inputs, data_type), [port.name for port in compiled.program.outputs]
     elif onnx_file:
         if data_type != "float":
             raise ConfigError(
                 "a float ONNX has no codes", where=f"data_type={data_type!r}", fix="pass bie_file, or data_type='float'"
             )
-        outputs = FloatModel.load(onnx_file, ops=ops).run(inputs)
+        model = FloatModel.load(onnx_file, ops=ops)
+        outputs, order = model.run(inputs), model.model.graph.outputs
     else:
-        outputs = FixedModel.load(bie_file).run(inputs, data_type)
-    names = reordering or list(outputs)
+        fixed = FixedModel.load(bie_file)
+        outputs, order = fixed.run(inputs, data_type), fixed.program.outputs
+    names = reordering or order  # an output may be named twice
     for name in names:
         if name not in outputs:
             raise ConfigError(f"no output {name!r}", where="reordering", fix=f"the outputs are {', '.join(outputs)}")

@@ -276,7 +276,7 @@ class _Parts:
         leads = {}
         for node in model.graph.nodes:
             same = [label for label in node.origin if users[label] == node.op_type]
-            leads[node.name] = (same or list(node.origin))[0]
+            leads[node.name] = (same or [*node.origin, ""])[0]  # a constant that is an output has no node of the user's
             for label in node.origin:
                 by_user.setdefault(label, []).append(node)
         places = {n.name: placement(n, model, platform, registry) for n in model.graph.nodes}

@@ -68,7 +68,8 @@ class FloatModel:
         wanted = {t: types[t] for t in self.model.graph.inputs}
         fn, params = self._compiled
         results = run_batches(fn, params, stack_inputs(inputs, wanted), wanted, batch_size)
-        return {t: v if types[t].real else v.astype(types[t].dtype) for t, v in results.items()}
+        ordered = {t: results[t] for t in self.model.graph.outputs}  # jax sorts them
+        return {t: v if types[t].real else v.astype(types[t].dtype) for t, v in ordered.items()}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from helpers import relative_error
 
 import knerex_jax as kx
-from knerex_jax import embedded
+from knerex_jax import api, embedded
 
 pytestmark = pytest.mark.smoke
 
@@ -140,6 +140,19 @@ def test_mode_3_compares_what_there_is_of_an_iterator(tmp_path):
     assert result.bit_true_match is True and match["samples"] == 5 and match["layers"] and match["tensors"] > 5
     assert ("mode", "the first 5") in [(n.where, n.applied) for n in result.plan.notes]
     assert set(result.report["compiled"]["estimate_ms"]) == {"default", "deep_search"}
+
+
+def test_mode_3_holds_384_samples_of_an_iterator_at_most(tmp_path, monkeypatch):
+    assert api.LEARN_SAMPLES == 384
+    monkeypatch.setattr(api, "LEARN_SAMPLES", 3)
+    arrays = embedded.calibration()["input"][:5]
+    config = {"p_onnx": embedded.model_path(), "p_output": tmp_path, "mode": 3}
+    result = kx.run_ptq(np_txt=({"input": a} for a in arrays), **config)
+    assert result.report["bit_true_match"]["samples"] == 3
+    assert ("mode", "the first 3") in [(n.where, n.applied) for n in result.plan.notes]
+    again = kx.run_ptq(np_txt={"input": list(arrays)}, **config)  # what can be read again is compared whole
+    assert again.report["bit_true_match"]["samples"] == 5
+    assert "mode" not in [n.where for n in again.plan.notes]
 
 
 def test_a_nef_runs_like_its_bie(result):

@@ -91,7 +91,9 @@ def _of_boundary(
     for t in program.inputs:
         found[whole[t]] = Lifetime(-1, lives[whole[t]].last if whole[t] in lives else -1)
     for t in program.outputs:
-        found[whole[t]] = Lifetime(lives[whole[t]].first if whole[t] in lives else end, end)
+        n = whole[t]
+        made = draft.buffers[n].memory == "output"  # else it is an input or a constant, and stays to the end
+        found[n] = Lifetime((lives[n].first if n in lives else end) if made else -1, end)
     constants = [n for n, b in enumerate(draft.buffers) if b.memory == "weight"]
     return found | dict.fromkeys(constants, Lifetime(-1, end))
 

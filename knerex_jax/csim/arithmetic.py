@@ -1,7 +1,5 @@
 """Shifts and saturation of the contract, on int64; exactness is checked, never assumed."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from knerex_jax.errors import SimulationError
@@ -64,12 +62,17 @@ def contract(equation: str, weight: np.ndarray, x: np.ndarray, terms: int) -> np
 
 
 def along(values: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
-    """Constants along the channel axis, shaped to broadcast."""
+    """Constants along the channel axis, shaped to broadcast.
+
+    Raises:
+      SimulationError: several, and no channel axis.
+    """
     values = np.asarray(values, np.int64).reshape(-1)
-    if len(values) == 1 or axis is None:
-        return values.reshape((1,) * rank) if len(values) == 1 else values
-    shape: Sequence[int] = [-1 if k == axis else 1 for k in range(rank)]
-    return values.reshape(shape)
+    if len(values) == 1:
+        return values.reshape((1,) * rank)
+    if axis is None:
+        raise SimulationError(f"{len(values)} channels, and no axis of them", where="constants", fix="compile again")
+    return values.reshape([-1 if k == axis else 1 for k in range(rank)])
 
 
 def _check(x: np.ndarray) -> None:

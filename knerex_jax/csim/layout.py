@@ -57,6 +57,24 @@ def _two_bytes(place: np.ndarray) -> np.ndarray:
     return place // 16 * 32 + place % 16
 
 
+def byte_size(buffer: Buffer, platform: str) -> int:
+    """Bytes of a buffer, those that belong to no element included."""
+    shape = buffer.shape or (1,)
+    if buffer.format == "RAW" or not all(shape):
+        return prod(shape) * element_bytes(buffer)
+    channel, rows, column = _roles(shape, buffer.axis)
+    wide = shape[column] if column is not None else 1
+    channels, columns = {
+        "1W16C8B": (16, 1), "16W1C8B": (1, 16), "4W4C8B": (4, 16 if platform == "520" else 4)
+    }[buffer.format.removesuffix("HL")]  # fmt: skip
+    planes = _up(shape[channel], channels) * prod(shape[k] for k in rows) * _up(wide, columns)
+    return planes * (2 if buffer.format.endswith("HL") else 1)
+
+
+def _up(n: int, k: int) -> int:
+    return -(-n // k) * k
+
+
 def element_bytes(buffer: Buffer) -> int:
     """Bytes of an element in RAW."""
     return {8: 1, 15: 2}[buffer.bits] if buffer.bits else np.dtype(buffer.dtype).itemsize

@@ -6,7 +6,8 @@ from itertools import product
 import numpy as np
 
 from knerex_jax.csim.arithmetic import along, contract, multiply, saturate, shift_right
-from knerex_jax.program.primitives import Mac, MatMul
+from knerex_jax.errors import SimulationError
+from knerex_jax.program.primitives import Mac, MatMul, Window
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -20,7 +21,7 @@ def mac(i: Mac, x: np.ndarray, constants: Arrays, shape: tuple[int, ...]) -> np.
       constants: of the box.
       shape: of the result's box.
     """
-    acc = _SUMS[i.kind](i, x, constants["weight"], shape)
+    acc = _SUMS[i.kind](i, x, np.asarray(constants["weight"], np.int64), shape)
     axis = {"dense": len(shape) - 1, "diagonal": i.axis}.get(i.kind, 1)
 
     def channels(name: str) -> np.ndarray:
@@ -39,14 +40,16 @@ def mac(i: Mac, x: np.ndarray, constants: Arrays, shape: tuple[int, ...]) -> np.
             p = np.where(p < 0, steep, p)
         case "hard_swish":
             p = multiply(p, np.clip(p + channels("three"), 0, channels("six")))
-    scaled = multiply(p, channels("m")) if "m" in constants else p
+    scaled = multiply(p, channels("m")) if i.post_multiplier or i.act == "hard_swish" else p
     return saturate(shift_right(scaled, channels("n2"), i.bits), i.bits)
 
 
 def _conv(i: Mac, x: np.ndarray, weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     assert i.window is not None, "a convolution has a window"
     window, terms = i.window, int(np.prod(weight.shape[1:]))
+    _same(f"{x.shape[1]} channels in, {shape[1]} out", (weight.shape[1] * i.group, len(weight)), (x.shape[1], shape[1]))
     x = pad_box(x, window.pads, 0)
+    check_room(x, window, shape)
     acc = np.zeros(shape, np.int64)
     for tap in product(*(range(k) for k in window.kernel)):
         part = x[(slice(None), slice(None), *_strided(tap, window, shape[2:]))]
@@ -75,6 +78,7 @@ def _conv_transpose(i: Mac, x: np.ndarray, weight: np.ndarray, shape: tuple[int,
     ]
     group, terms = i.group, weight.shape[0] // i.group * int(np.prod(window.kernel))
     outputs = weight.shape[1] * group
+    _same(f"{x.shape[1]} channels in, {shape[1]} out", (len(weight), outputs), (x.shape[1], shape[1]))
     full = np.zeros((x.shape[0], outputs, *sizes), np.int64)
     flat = x.reshape(x.shape[0], group, -1, int(np.prod(x.shape[2:])))
     for tap in product(*(range(k) for k in window.kernel)):
@@ -86,6 +90,7 @@ def _conv_transpose(i: Mac, x: np.ndarray, weight: np.ndarray, shape: tuple[int,
 
 
 def _dense(i: Mac, x: np.ndarray, weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    _same(f"rows of {x.shape[-1]}", (weight.shape[1],), (x.shape[-1],))
     rows = contract("ok,pk->po", weight, x.reshape(-1, x.shape[-1]), weight.shape[1])
     return rows.reshape(shape)
 
@@ -111,6 +116,23 @@ def _strided(tap, window, sizes):
         slice(t * d, t * d + (n - 1) * s + 1, s)
         for t, d, s, n in zip(tap, window.dilations, window.strides, sizes, strict=True)
     ]
+
+
+def _same(what: str, wanted: tuple[int, ...], found: tuple[int, ...]) -> None:
+    """NumPy would repeat an axis of 1; the machine does not."""
+    if wanted != found:
+        raise SimulationError(f"{what}: the weights are for {wanted}", where="mac", fix="compile again")
+
+
+def check_room(x: np.ndarray, window: Window, shape: tuple[int, ...]) -> None:
+    """Every window of the result lies within the padded box.
+
+    Raises:
+      SimulationError: one reaches beyond it.
+    """
+    for n, k, s, d, size in zip(shape[2:], window.kernel, window.strides, window.dilations, x.shape[2:], strict=True):
+        if (n - 1) * s + (k - 1) * d + 1 > size:
+            raise SimulationError(f"a window beyond {size} places", where="geometry", fix="compile again")
 
 
 def pad_box(x: np.ndarray, pads: tuple[tuple[int, int], ...], value: int) -> np.ndarray:

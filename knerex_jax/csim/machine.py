@@ -6,7 +6,8 @@ import numpy as np
 
 from knerex_jax.csim.elementwise import activate, align, mul, table
 from knerex_jax.csim.host import island, lookup
-from knerex_jax.csim.layout import addresses, element_bytes, load, store
+from knerex_jax.csim.layout import addresses, load, store
+from knerex_jax.csim.legal import check_compute, check_load, check_places, check_transfer, extent, spans
 from knerex_jax.csim.mac import mac, matmul
 from knerex_jax.csim.memory import Memory
 from knerex_jax.csim.move import move
@@ -51,8 +52,12 @@ class Machine:
         self.program = program
         self.memories = {name: Memory(name, size) for name, size in program.sizes}
         self.memories["weight"].fill(weight)
-        self._spans = [self._span(b) for b in program.buffers]
-        self._check_overlaps()
+        self._spans = spans(program)
+        check_places(program, self._spans)
+        self._constants: list[int] = []  # buffers of constants that live
+        self._born: dict[int, list[int]] = {}
+        for n, life in enumerate(program.lifetimes):
+            self._born.setdefault(life.first, []).append(n)
         self._last = {t: self._last_write(n) for t, n in program.tensors}
 
     def run(
@@ -75,10 +80,17 @@ class Machine:
         for name, memory in self.memories.items():
             if name != "weight":
                 memory.forget(0, len(memory.data))
+        self._constants = []
         for port in self.program.inputs:
             data = np.frombuffer(inputs[port.name], np.uint8)
-            buffer = self.program.buffers[port.buffer]
-            self.memories[buffer.memory].write(buffer.offset + np.arange(len(data)), data)
+            start, stop = self._spans[port.buffer]
+            if len(data) != stop - start:
+                raise SimulationError(
+                    f"{len(data)} bytes for a buffer of {stop - start}",
+                    where=port.name,
+                    fix="lay it out as ioinfo says",
+                )
+            self.memories[self.program.buffers[port.buffer].memory].write(np.arange(start, stop), data)
         after: dict[int, list[str]] = {}
         for t in taps:
             after.setdefault(self._last[t], []).append(t)
@@ -86,42 +98,56 @@ class Machine:
         found = {t: self._whole(numbers[t]) for t in after.get(-1, ())}
         for k, command in enumerate(self.program.commands):
             try:
+                self._begin(k)
                 self._step(k, command)
             except SimulationError as error:
                 raise SimulationError(
                     error.what, where=f"command {k}, {_name(command)}: {error.where}", fix=error.fix
                 ) from error
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # what numpy and onnx object to
+                raise SimulationError(
+                    f"{type(error).__name__}: {error}", where=f"command {k}, {_name(command)}", fix="compile again"
+                ) from error
             found |= {t: self._whole(numbers[t]) for t in after.get(k, ())}
             if progress is not None:
                 progress(k + 1, len(self.program.commands))
-        for port in self.program.outputs:
-            self._whole(port.buffer)  # every byte of it has to be there
-        return {port.name: self._raw(port.buffer) for port in self.program.outputs}, found
+        return {port.name: self._output(port) for port in self.program.outputs}, found
+
+    def _begin(self, k: int) -> None:
+        """What lay where a life begins means nothing any more."""
+        self._constants = [n for n in self._constants if self.program.lifetimes[n].last >= k]
+        for n in self._born.get(k, ()):
+            buffer = self.program.buffers[n]
+            if buffer.memory != "weight":
+                self.memories[buffer.memory].forget(*self._spans[n])
+            if buffer.memory == "sram" and buffer.dtype == "uint8":
+                self._constants.append(n)
 
     def _step(self, k: int, command: Command) -> None:
         match command:
             case Dma(source=source, target=target):
-                self._check_transfer(k, source, target)
-                self._store(self._buffer(k, target), _box(target), self._load(self._buffer(k, source), _box(source)))
+                a, b = self._buffer(k, source), self._buffer(k, target)
+                check_transfer(a, source, b, target)
+                self._store(b, _box(target), self._load(a, _box(source)))
             case Load():
+                check_load(command, self._living(k, command.buffer))
                 data = self.memories["weight"].read(np.arange(command.source, command.source + command.size))
                 self.memories["sram"].write(np.arange(command.target, command.target + command.size), data)
             case Compute():
                 self._compute(k, command)
 
     def _compute(self, k: int, command: Compute) -> None:
-        i = command.instruction
-        on_chip = command.engine != "host" and not isinstance(i, Move)
-        for tile in (*command.operands, *command.results):
-            if on_chip and self.program.buffers[tile.buffer].memory != "sram":
-                raise SimulationError("a part is not on chip", where=i.name, fix="compile again")
-        operands = [self._load(self._buffer(k, t), _box(t)) for t in command.operands]
+        read, written = ([self._buffer(k, t) for t in tiles] for tiles in (command.operands, command.results))
+        check_compute(command, read, written)
+        operands = [self._load(b, _box(t)) for b, t in zip(read, command.operands, strict=True)]
         constants = {c.name: self._constant(c) for c in command.constants}
         made = self._results(command, operands, constants)
-        for tile, value in zip(command.results, made, strict=True):
-            box = _box(tile)
-            shape = tuple(b - a for a, b in box)
-            self._store(self._buffer(k, tile), box, np.asarray(value).reshape(shape))
+        for buffer, tile, value in zip(written, command.results, made, strict=True):
+            if np.shape(value) != extent(tile):
+                raise SimulationError(
+                    f"a result of shape {np.shape(value)}", where=f"{extent(tile)}", fix="compile again"
+                )
+            self._store(buffer, _box(tile), np.asarray(value))
 
     def _results(self, command: Compute, operands: list[np.ndarray], constants: Arrays) -> Sequence[np.ndarray]:
         i = command.instruction
@@ -129,7 +155,7 @@ class Machine:
             buffers = [self.program.buffers[t.buffer] for t in command.results]
             bits = {t: b.bits for t, b in zip(i.outputs, buffers, strict=True) if b.bits}
             return island(i, dict(zip(i.inputs, operands, strict=True)), constants, bits)
-        shape = tuple(b - a for a, b in _box(command.results[0]))
+        shape = extent(command.results[0])
         match i:
             case Mac():
                 return [mac(i, operands[0], constants, shape)]
@@ -159,19 +185,31 @@ class Machine:
         count = int(np.prod(c.shape, dtype=np.int64))
         memory = self.memories[c.memory]
         if c.dtype == "int4":
+            self._check_loaded(c, (count + 1) // 2)
             pairs = memory.read(np.arange(c.offset, c.offset + (count + 1) // 2))
             codes = np.stack([pairs & 15, pairs >> 4], axis=1).reshape(-1)[:count].astype(np.int64)
             return np.where(codes > 7, codes - 16, codes).reshape(c.shape)
         size = _WIDTHS.get(c.dtype) or np.dtype(c.dtype).itemsize
+        self._check_loaded(c, count * size)
         raw = memory.read(np.arange(c.offset, c.offset + count * size))
         value = raw.view(np.dtype(c.dtype).newbyteorder("<")).reshape(c.shape)
         return value.astype(np.dtype(c.dtype))
 
+    def _check_loaded(self, c: Constant, size: int) -> None:
+        """Constants on chip lie in a buffer that lives and was loaded for them."""
+        if c.memory == "sram" and not any(
+            self._spans[n][0] <= c.offset and c.offset + size <= self._spans[n][1] for n in self._constants
+        ):
+            raise SimulationError(f"no buffer of constants holds {c.name}", where="sram", fix="compile again")
+
     def _buffer(self, k: int, tile: Tile) -> Buffer:
-        life = self.program.lifetimes[tile.buffer]
+        return self._living(k, tile.buffer)
+
+    def _living(self, k: int, number: int) -> Buffer:
+        life = self.program.lifetimes[number]
         if not life.first <= k <= life.last:
-            raise SimulationError(f"buffer {tile.buffer} does not live", where="lifetimes", fix="compile again")
-        return self.program.buffers[tile.buffer]
+            raise SimulationError(f"buffer {number} does not live", where="lifetimes", fix="compile again")
+        return self.program.buffers[number]
 
     def _load(self, buffer: Buffer, box: Sequence[tuple[int, int]]) -> np.ndarray:
         return load(self.memories[buffer.memory], buffer, self._places(buffer, box))
@@ -189,23 +227,14 @@ class Machine:
         values = self._load(buffer, _all(buffer))
         return values.astype(np.int32) if buffer.bits else values
 
-    def _raw(self, number: int) -> bytes:
-        """All bytes of a buffer, to the end of its last line."""
-        buffer, (start, end) = self.program.buffers[number], self._spans[number]
-        stop = end if buffer.format == "RAW" else start + -(-(end - start) // 16) * 16
-        return self.memories[buffer.memory].data[start:stop].tobytes()
-
-    def _check_transfer(self, k: int, source: Tile, target: Tile) -> None:
-        a, b = self._buffer(k, source), self._buffer(k, target)
-        if (a.memory == "sram") == (b.memory == "sram"):
-            raise SimulationError("a transfer within one side", where=f"{a.memory} to {b.memory}", fix="compile again")
-        if (a.format, a.bits, a.dtype) != (b.format, b.bits, b.dtype):
-            raise SimulationError(f"{a.format} to {b.format}", where="transfer", fix="compile again")
-        if [q - p for p, q in _box(source)] != [q - p for p, q in _box(target)]:
-            raise SimulationError("boxes of different shapes", where="transfer", fix="compile again")
-        for buffer, tile in ((a, source), (b, target)):
-            if not _at_an_entry(buffer, tile.start):
-                raise SimulationError(f"begins within an entry: {tile.start}", where=buffer.format, fix="compile again")
+    def _output(self, port: Port) -> bytes:
+        """All bytes of an output's buffer; every one that belongs to an element has to be there."""
+        try:
+            self._whole(port.buffer)
+        except SimulationError as error:
+            raise SimulationError(error.what, where=f"output {port.name}: {error.where}", fix=error.fix) from error
+        start, stop = self._spans[port.buffer]
+        return self.memories[self.program.buffers[port.buffer].memory].data[start:stop].tobytes()
 
     def _last_write(self, number: int) -> int:
         """Place of the last command that writes a buffer; -1 for inputs and constants."""
@@ -218,29 +247,6 @@ class Machine:
                     last = k if any(t.buffer == number for t in results) else last
         return last
 
-    def _span(self, buffer: Buffer) -> tuple[int, int]:
-        """First byte of a buffer, and the one behind its last element."""
-        if not all(buffer.shape):
-            return buffer.offset, buffer.offset
-        last = [n - 1 for n in buffer.shape]
-        end = int(addresses(buffer, last, list(buffer.shape), self.program.platform).max())
-        size = element_bytes(buffer) if buffer.format == "RAW" else 17 if buffer.format.endswith("HL") else 1
-        return buffer.offset, end + size
-
-    def _check_overlaps(self) -> None:
-        held: dict[str, list[int]] = {}
-        for n in sorted(range(len(self._spans)), key=lambda n: self.program.lifetimes[n].first):
-            life, buffer = self.program.lifetimes[n], self.program.buffers[n]
-            if life.last < life.first or buffer.memory == "weight":
-                continue
-            live = [m for m in held.get(buffer.memory, []) if self.program.lifetimes[m].last >= life.first]
-            for m in live:
-                if self._spans[m][0] < self._spans[n][1] and self._spans[n][0] < self._spans[m][1]:
-                    raise SimulationError(
-                        f"buffers {m} and {n} overlap while both live", where=buffer.memory, fix="compile again"
-                    )
-            held[buffer.memory] = [*live, n]
-
 
 def quantize(port: Port, values: np.ndarray, bits: int) -> np.ndarray:
     """The boundary rule: float32 product, half to even, saturated.
@@ -248,7 +254,8 @@ def quantize(port: Port, values: np.ndarray, bits: int) -> np.ndarray:
     Raises:
       SimulationError: a value that is not finite.
     """
-    values = np.asarray(values, np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        values = np.asarray(values, np.float32)
     if not np.isfinite(values).all():
         raise SimulationError("a value that is no number or infinite", where=port.name, fix="mend the data")
     limit = 1 << (bits - 1)
@@ -260,20 +267,6 @@ def quantize(port: Port, values: np.ndarray, bits: int) -> np.ndarray:
 def dequantize(port: Port, codes: np.ndarray) -> np.ndarray:
     """Codes in real units, float32."""
     return codes.astype(np.float32) * np.float32(port.inverse)
-
-
-def _at_an_entry(buffer: Buffer, start: Sequence[int]) -> bool:
-    rank = len(buffer.shape)
-    c = buffer.axis if buffer.axis is not None else (1 if rank > 2 else rank - 1)
-    others = [k for k in range(rank) if k != c]
-    match buffer.format.removesuffix("HL"):
-        case "1W16C8B":
-            return start[c] % 16 == 0
-        case "4W4C8B":
-            return start[c] % 4 == 0
-        case "16W1C8B":
-            return not others or start[others[-1]] % 16 == 0
-    return True
 
 
 def _all(buffer: Buffer) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from knerex_jax.csim.arithmetic import along, saturate, shift_right
+from knerex_jax.errors import SimulationError
 from knerex_jax.program.primitives import Move
 
 
@@ -40,10 +41,21 @@ def _moved(i: Move, operands: Sequence[np.ndarray]) -> np.ndarray:
             return x[tuple(_range(*r) for r in zip(*args, strict=True))]
         case "gather":
             for axis, places in zip(args[0], args[1:], strict=True):
-                x = np.take(x, places, axis)
+                x = taken(x, np.asarray(places), axis)
             return x
 
 
 def _range(start: int, stop: int, step: int) -> slice:
     """A stop of -1 with a negative step goes through index 0."""
     return slice(start, None if step < 0 and stop < 0 else stop, step)
+
+
+def taken(x: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+    """Entries along an axis.
+
+    Raises:
+      SimulationError: one is outside; NumPy would count negative places from the end.
+    """
+    if places.size and (places.min() < 0 or places.max() >= x.shape[axis]):
+        raise SimulationError(f"a place outside of {x.shape[axis]}", where="indices", fix="compile again")
+    return np.take(x, places, axis)

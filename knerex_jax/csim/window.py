@@ -6,7 +6,8 @@ from itertools import product
 import numpy as np
 
 from knerex_jax.csim.arithmetic import along, multiply, saturate, shift_right
-from knerex_jax.csim.mac import pad_box
+from knerex_jax.csim.mac import check_room, pad_box
+from knerex_jax.csim.move import taken
 from knerex_jax.program.primitives import Interp, MaxPool, PoolSum, Window
 
 Arrays = Mapping[str, np.ndarray]
@@ -37,6 +38,7 @@ def max_pool(i: MaxPool, x: np.ndarray, constants: Arrays, shape: tuple[int, ...
 
 def _parts(x: np.ndarray, window: Window, shape: tuple[int, ...]) -> list[np.ndarray]:
     """What every place of the window sees."""
+    check_room(x, window, shape)
     return [
         x[
             (slice(None), slice(None))
@@ -55,6 +57,6 @@ def interp(i: Interp, x: np.ndarray, constants: Arrays) -> np.ndarray:
     for k, axis in enumerate(i.axes):
         index, weight = constants[f"index{k}"], constants[f"weight{k}"].astype(np.int64)
         shape = [-1 if a == axis else 1 for a in range(x.ndim)]
-        taps = [multiply(np.take(total, index[:, t], axis), weight[:, t].reshape(shape)) for t in range(index.shape[1])]
+        taps = [multiply(taken(total, index[:, t], axis), weight[:, t].reshape(shape)) for t in range(index.shape[1])]
         total = sum(taps[1:], start=taps[0])
     return saturate(shift_right(total, along(constants["n"], i.axis, total.ndim), i.bits), i.bits)

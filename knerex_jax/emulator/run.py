@@ -123,7 +123,8 @@ class Emulator:
             for t in self.program.inputs
         }
         codes = run_batches(self.step(tuple(wanted)), params, stack_inputs(inputs, types), types, batch_size)
-        return {t: c.astype(exact[t].dtype) if t in exact else c for t, c in codes.items()}
+        ordered = {t: codes[t] for t in wanted}  # jax sorts them
+        return {t: c.astype(exact[t].dtype) if t in exact else c for t, c in ordered.items()}
 
 
 def dequantize(program: Program, constants: Constants, tensor: str, codes: np.ndarray) -> np.ndarray:

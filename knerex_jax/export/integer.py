@@ -52,7 +52,8 @@ def integer_onnx(bie: Bie, *, taps: Collection[str] = ()) -> onnx.ModelProto:
     """The fixed-point model as ONNX.
 
     Inputs are those of the model, in real units (float32), one sample at a time. Every output comes twice: under its
-    name in real units, and as codes (int8 or int16) under `<name>_codes`; plain outputs come once, as they are.
+    name in real units, and as codes (int8 or int16) under `<name>_codes`; plain outputs come once, as they are. An
+    output that is an input has its real units under `<name>_output`.
 
     Args:
       bie: the model.
@@ -62,7 +63,8 @@ def integer_onnx(bie: Bie, *, taps: Collection[str] = ()) -> onnx.ModelProto:
       UnsupportedOpError: a sum that no operator of ONNX Runtime adds exactly, or host operators of different opsets.
     """
     program = bie.program
-    tape = Tape(taken={*program.inputs, *program.outputs, *(f"{t}_codes" for t in (*program.outputs, *taps))})
+    named = {f"{t}_{end}" for t in (*program.outputs, *taps) for end in ("codes", "output")}
+    tape = Tape(taken={*program.inputs, *program.outputs, *named})
     site = Site(tape, program, bound_program(program, bie.constants), _opset(bie))
     values: dict[str, Value] = {}
     plain: dict[str, str] = {}
@@ -80,14 +82,16 @@ def integer_onnx(bie: Bie, *, taps: Collection[str] = ()) -> onnx.ModelProto:
         tape.scope = t
         if t in program.exact:
             if t in program.outputs:
-                tape.emit("Identity", plain[t], output=t)
+                if t not in program.inputs:
+                    tape.emit("Identity", plain[t], output=t)
                 outputs.append(_info(t, program.exact[t].dtype, site.shape(t)))
             continue
         codes = in_type(tape, values[t], "float32").name
         if t in program.outputs:
             inverse = _broadcast(bie, t, "inverse")
-            tape.emit("Mul", codes, tape.constant(inverse), output=t)
-            outputs.append(_info(t, "float32", site.shape(t)))
+            real = f"{t}_output" if t in program.inputs else t  # no node of ONNX makes an input
+            tape.emit("Mul", codes, tape.constant(inverse), output=real)
+            outputs.append(_info(real, "float32", site.shape(t)))
         kind = "int8" if program.tensor[t].bits == 8 else "int16"
         tape.emit("Cast", codes, output=f"{t}_codes", to=helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
         outputs.append(_info(f"{t}_codes", kind, site.shape(t)))

@@ -27,6 +27,7 @@ VERSION = 1
 ENCRYPTED = 1
 _FIXED = struct.Struct("<16sIIQQ")
 _START = _FIXED.size + 32
+_UPDATE = "update knerex_jax, or compile the model again"
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -128,6 +129,11 @@ def decode_nef(data: bytes, where: str, *, key: bytes | None = None) -> Nef:
     for entry in head.models:
         parts = {s.name: _unpacked(body, s, head.compression, where) for s in entry.segments}
         models.append(from_segments(parts, entry.model_id, entry.name, entry.version, where))
+        if models[-1].program.platform != head.platform:
+            raise ArtifactError(
+                f"model {entry.model_id} is for platform {models[-1].program.platform}, the nef for {head.platform}",
+                where=where, fix="compile again: one nef per platform",
+            )  # fmt: skip
     return Nef(tuple(models), head.toolchain_version)
 
 
@@ -199,14 +205,20 @@ def combined(nefs: Iterable[Nef]) -> Nef:
 
 def _opened(data: bytes, where: str) -> tuple[Head, bytes, bytes]:
     """(head, the bytes before the body but for the hash, body)."""
-    if len(data) < _START or not data.startswith(MAGIC):
+    if not data or data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise ArtifactError("this is not a nef of knerex_jax", where=where, fix="pass the .nef file that run_ptq wrote")
-    _, number, flags, head_size, body_size = _FIXED.unpack_from(data)
-    if number != VERSION or flags > ENCRYPTED:
+    if len(data) < _START:
         raise ArtifactError(
-            f"the nef has format version {number}, this program reads version {VERSION}", where=where,
-            fix="update knerex_jax, or compile the model again",
-        )  # fmt: skip
+            f"the nef is cut short ({len(data)} bytes)",
+            where=where,
+            fix="copy the file again, or compile the model again",
+        )
+    _, number, flags, head_size, body_size = _FIXED.unpack_from(data)
+    _check_version("format", number, where)
+    if flags > ENCRYPTED:
+        raise ArtifactError(
+            f"the nef has flags {flags:#x}, of which this program knows {ENCRYPTED:#x}", where=where, fix=_UPDATE
+        )
     if len(data) != _START + head_size + body_size:
         raise ArtifactError(
             f"the nef is cut short or has extra data ({len(data)} of {_START + head_size + body_size} bytes)",
@@ -215,7 +227,12 @@ def _opened(data: bytes, where: str) -> tuple[Head, bytes, bytes]:
     fixed, digest, rest = data[: _FIXED.size], data[_FIXED.size : _START], data[_START:]
     if hashlib.sha256(fixed + rest).digest() != digest:
         raise ArtifactError("the nef was altered (hash mismatch)", where=where, fix="copy or compile the model again")
-    head = msgspec.json.decode(rest[:head_size], type=Head)
+    try:
+        head = msgspec.json.decode(rest[:head_size], type=Head)
+    except msgspec.MsgspecError as e:
+        raise ArtifactError(f"the head of the nef is not readable: {e}", where=where, fix=_UPDATE) from e
+    _check_version("schema", head.schema_version, where)
+    _check_head(head, flags, where)
     if head.isa_version != ISA_VERSION:
         raise ArtifactError(
             f"the nef has commands of version {head.isa_version}, this program runs version {ISA_VERSION}",
@@ -224,9 +241,35 @@ def _opened(data: bytes, where: str) -> tuple[Head, bytes, bytes]:
     return head, fixed + rest[:head_size], rest[head_size:]
 
 
+def _check_version(kind: str, number: int, where: str) -> None:
+    if number != VERSION:
+        what = f"the nef has {kind} version {number}, this program reads version {VERSION}"
+        raise ArtifactError(what, where=where, fix=_UPDATE)
+
+
+def _check_head(head: Head, flags: int, where: str) -> None:
+    """Packing and encryption are those this program has, and the models have different ids."""
+    if head.compression not in ("none", "zlib"):
+        raise ArtifactError(f"the nef is packed by {head.compression!r}", where=where, fix=_UPDATE)
+    if head.encryption != ("AES-256-GCM" if flags & ENCRYPTED else "none"):
+        raise ArtifactError(
+            f"the nef says that its encryption is {head.encryption!r}, its flags are {flags}", where=where, fix=_UPDATE
+        )
+    ids = [m.model_id for m in head.models]
+    if not ids or len(set(ids)) != len(ids):
+        twice = next((n for n in ids if ids.count(n) > 1), None)
+        what = "the nef holds no model" if twice is None else f"the nef holds two models of id {twice}"
+        raise ArtifactError(what, where=where, fix="compile the models again, each with its own model_id")
+
+
 def _unpacked(body: bytes, segment: Segment, compression: str, where: str) -> bytes:
     stored = body[segment.offset : segment.offset + segment.size]
-    data = zlib.decompress(stored) if compression == "zlib" else stored
+    try:
+        data = zlib.decompress(stored) if compression == "zlib" else stored
+    except zlib.error as e:
+        raise ArtifactError(
+            f"segment {segment.name} cannot be unpacked: {e}", where=where, fix="compile the model again"
+        ) from e
     if len(data) != segment.unpacked or zlib.crc32(data) != segment.crc:
         raise ArtifactError(
             f"segment {segment.name} does not have its checksum", where=where, fix="compile the model again"
@@ -235,6 +278,11 @@ def _unpacked(body: bytes, segment: Segment, compression: str, where: str) -> by
 
 
 def _check(models: Iterable[NefModel]) -> None:
+    models = tuple(models)
+    platforms = sorted({m.program.platform for m in models})
+    if len(platforms) != 1:
+        what = f"models for platforms {', '.join(platforms)} in one nef" if platforms else "a nef without a model"
+        raise ArtifactError(what, where=", ".join(m.name for m in models) or "models", fix="one nef per platform")
     seen: dict[int, NefModel] = {}
     for model in models:
         if model.model_id in seen:
@@ -243,12 +291,6 @@ def _check(models: Iterable[NefModel]) -> None:
                 fix="give each model its own model_id",
             )  # fmt: skip
         seen[model.model_id] = model
-    platforms = sorted({m.program.platform for m in seen.values()})
-    if len(platforms) != 1:
-        what = f"models for platforms {', '.join(platforms)} in one nef" if platforms else "a nef without a model"
-        raise ArtifactError(
-            what, where=", ".join(m.name for m in seen.values()) or "models", fix="one nef per platform"
-        )
 
 
 def _uuid(parts: Mapping[str, bytes]) -> str:

@@ -1,5 +1,8 @@
 """Rewrites that remove what does nothing."""
 
+from dataclasses import replace
+from itertools import count
+
 import numpy as np
 
 from knerex_jax.graph.ir import Model, Node, prune
@@ -17,6 +20,27 @@ def remove_dead(model: Model, registry: Registry = REGISTRY) -> Model:
     After:  nothing
     """
     return prune(model)
+
+
+def constants_to_outputs(model: Model, registry: Registry = REGISTRY) -> Model:
+    """Gives a constant that is an output of the model a node, by which it is quantized as data.
+
+    Before: an output that is the constant c
+    After:  the same output, by Identity of a constant of its own
+    """
+    graph, constants = model.graph, dict(model.constants)
+    found = tuple(t for t in dict.fromkeys(graph.outputs) if t in constants)
+    if not found:
+        return model
+    types, nodes, names = dict(graph.types), [], {}
+    taken = {*types, *graph.node}
+    for t in found:
+        names[t] = next(n for k in count() if (n := f"{t}/value{k or ''}") not in taken)
+        taken.add(names[t])
+        constants[names[t]], types[names[t]] = constants.pop(t), types[t]
+        nodes.append(Node(names[t], "Identity", (names[t],), (t,), registry["Identity"].attrs()))
+    renamed = (replace(n, inputs=tuple(names.get(t, t) for t in n.inputs)) for n in graph.nodes)
+    return Model(replace(graph, nodes=(*nodes, *renamed), types=types), constants)
 
 
 @rewrite("Identity", "Dropout")

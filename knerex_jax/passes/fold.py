@@ -21,19 +21,22 @@ def evaluate_constants(b: GraphBuilder, node: Node) -> None:
     """Computes what depends on constants alone.
 
     Before: a node that reads only constants.
-    After:  its value as a constant, unless it is an output of the model.
+    After:  its value as a constant; where it is an output of the model, by an Identity.
     """
     arrays = [b.constant(t) for t in node.inputs if t]
     op = op_of(node, b.registry)
     if node.domain or is_host(op) or not arrays or any(a is None for a in arrays):
         return
-    if len(node.outputs) != 1 or b.is_output(node.outputs[0]):
+    if len(node.outputs) != 1 or node.op_type == "Identity":
         return
     wide = any(a is not None and a.dtype.itemsize == 8 for a in arrays)
     with jax.enable_x64(wide), jax.default_device(jax.local_devices(backend="cpu")[0]):
         made = op.to_float(node.attrs, *(b.constant(t) if t else None for t in node.inputs))
         value = np.asarray(made[0] if isinstance(made, tuple | list) else made)
     name = b.new_constant(f"{node.outputs[0]}/value", value.astype(b.dtype(node.outputs[0])))
+    if b.is_output(node.outputs[0]):
+        b.replace(node)("Identity", name, output=node.outputs[0])
+        return
     readers = list(b.readers(node.outputs[0]))
     for reader in readers:
         b.reconnect(reader, [name if t == node.outputs[0] else t for t in reader.inputs])

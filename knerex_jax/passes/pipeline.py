@@ -19,6 +19,7 @@ from knerex_jax.passes.base import Pass, Registry, run_passes
 
 CLEANUP: tuple[Pass, ...] = (
     cleanup.remove_dead,
+    cleanup.constants_to_outputs,
     cleanup.remove_identity,
     cleanup.remove_cast,
     cleanup.remove_slice,

@@ -14,7 +14,6 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops import load_op
 
-from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.program.primitives import Island
 
 _IR_VERSION = 10
@@ -115,7 +114,7 @@ def _real(value: np.ndarray, inverse: np.ndarray | None) -> np.ndarray:
 
 
 def _codes(value: np.ndarray, factor: np.ndarray, bits: int) -> np.ndarray:
-    low, high = data_limits(bits)
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
     with np.errstate(all="ignore"):
         scaled = np.rint(value.astype(np.float64) * factor.astype(np.float64))
     return np.clip(np.nan_to_num(scaled, nan=0.0, posinf=high, neginf=low), low, high).astype(np.int16)

@@ -66,7 +66,9 @@ class PTQConfig:
     weight_bandwidth: float | None = _option(None, "GB/s of loading weights, instead of the platform's")
     dma_bandwidth: float | None = _option(None, "GB/s of moving data, each way, instead of the platform's")
     mode: int = _option(
-        2, "0 estimate only; 1 quantize and compile; 2 also match one image bit for bit; 3 all images and layers"
+        2,
+        "0 estimate only; 1 quantize and compile; 2 also match one image bit for bit; 3 all images and layers"
+        " (of data that can be read only once, the first 384)",
     )
     export_dynasty_dump: bool = _option(False, "write every tensor of the fixed-point run into a zip")
     percentage_16b: float | None = _option(

@@ -69,6 +69,9 @@ def _run(
     if step is None:
         step = compiled[alone, methods] = _compile(alone, methods)
     params = jax.device_put(prepare(alone, integers)[alone.instructions[0].name])
+    if not operands:  # a constant: every sample has the same
+        made = step(params, {})
+        return {t: np.broadcast_to(np.asarray(made[names[t]]), (count, *program.shapes[t])) for t in i.outputs}
     size = min(samples_at_once(alone), count)
     parts: list[Mapping[str, np.ndarray]] = []
     for start in range(0, count, size):
@@ -83,7 +86,8 @@ def _compile(alone: Program, methods: Methods) -> Callable[..., Mapping[str, jax
     def fn(params: Params, codes: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         return run_instruction(i, alone, methods.step[i.name], params, codes)
 
-    return jax.jit(jax.vmap(fn, (None, 0)), compiler_options=compiler_options(jax.default_backend()))
+    over = jax.vmap(fn, (None, 0)) if alone.inputs else fn
+    return jax.jit(over, compiler_options=compiler_options(jax.default_backend()))
 
 
 def _padded(batch: np.ndarray, size: int) -> np.ndarray:

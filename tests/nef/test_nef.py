@@ -1,5 +1,6 @@
 """The container: what goes in comes out, what is broken is refused, what is being written is never half there."""
 
+import hashlib
 import os
 import signal
 import struct
@@ -84,6 +85,7 @@ def test_what_cannot_be_one_nef(made):
     wrong = {
         "have the id 32769": (model, model),
         "platforms 720, 730": (model, other(model, model_id=2, program=on(model, "730"))),
+        "for platforms 720, 730": (model, other(model, program=on(model, "730"))),  # of one id, too: the other is worse
         "without a model": (),
     }
     for words, models in wrong.items():
@@ -110,6 +112,52 @@ def test_every_flipped_bit_is_noticed(made, nef):
 def test_a_truncated_file_is_noticed(nef, keep):
     with pytest.raises(ArtifactError):
         decode_nef(encode_nef(nef)[:keep], "memory")
+
+
+def rebuilt(data: bytes, change) -> bytes:
+    """The file with another head (after `change`) and the right hash: what no accident makes."""
+    magic, version, flags, head_size, _ = container._FIXED.unpack_from(data)
+    head = msgspec.json.decode(data[container._START : container._START + head_size])
+    body = data[container._START + head_size :]
+    text = change(head) or msgspec.json.encode(head)
+    fixed = container._FIXED.pack(magic, version, flags, len(text), len(body))
+    return fixed + hashlib.sha256(fixed + text + body).digest() + text + body
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda h: h["models"].append(h["models"][0]), "two models of id 32769"),
+        (lambda h: h["models"].clear(), "holds no model"),
+        (lambda h: h.update(platform="520"), "is for platform 720, the nef for 520"),
+        (lambda h: h.update(compression="lzma"), "packed by 'lzma'"),
+        (lambda h: h.update(compression="zlib"), "segment setup cannot be unpacked"),
+        (lambda h: h.update(encryption="AES-256-GCM"), "its flags are 0"),
+        (lambda h: h.update(schema_version=2), "schema version 2"),
+        (lambda h: h["models"][0].pop("segments"), "head of the nef is not readable"),
+        (lambda h: h["models"][0]["segments"].pop(), "32769 is not readable: 'meta'"),
+        (lambda h: h["models"][0]["segments"][2].update(offset=1), "segment weight does not have its checksum"),
+        (lambda h: b"not json", "head of the nef is not readable"),
+    ],
+)
+def test_a_head_that_is_wrong_is_one_screen_of_text(nef, tmp_path, capsys, change, words):
+    path = tmp_path / "a.nef"
+    path.write_bytes(rebuilt(encode_nef(nef), lambda head: b"not json" if change(head) == b"not json" else None))
+    with pytest.raises(SystemExit) as stop:
+        main(["nef", "extract", str(path), "-o", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and words in said and str(path) in said and "fix:" in said
+    assert len(said.splitlines()) == 3 and not (tmp_path / "out").exists()
+
+
+def test_beginnings_and_flags_say_what_they_are(nef):
+    data = bytearray(encode_nef(nef))
+    for size in (10, 60):
+        with pytest.raises(ArtifactError, match=f"cut short .{size} bytes"):
+            decode_nef(bytes(data[:size]), "memory")
+    struct.pack_into("<I", data, len(container.MAGIC) + 4, 6)
+    with pytest.raises(ArtifactError, match="flags 0x6, of which this program knows 0x1"):
+        decode_nef(bytes(data), "memory")
 
 
 def test_newer_files_say_so(nef, monkeypatch):

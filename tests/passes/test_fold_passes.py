@@ -13,6 +13,7 @@ DENSE = "(float[3,6] x) => (float[3,4] y)"
 
 REWRITTEN = [
     (fold.evaluate_constants, IMAGE + "<float[4,1,1] p, float[4,1,1] q> { r = Add(p, q) y = Mul(x, r) }", "Mul"),
+    (fold.evaluate_constants, "(float[4] x) => (float[4] y) <float[4] p, float[4] q> { y = Add(p, q) }", "Identity"),
     (
         fold.batch_norm_into_conv,
         f"{IMAGE} <{CONV}, {BN}> {{ t = Conv<{PADS}>(x, w, c) y = BatchNormalization(t, g, b, m, v) }}",
@@ -87,7 +88,7 @@ REWRITTEN = [
 
 LEFT = [
     (fold.evaluate_constants, IMAGE + "<float[1,4,6,5] p> { y = Add(x, p) }"),
-    (fold.evaluate_constants, "(float[4] x) => (float[4] y) <float[4] p, float[4] q> { y = Add(p, q) }"),
+    (fold.evaluate_constants, "(float[4] x) => (float[4] y) <float[4] p> { y = Identity(p) }"),
     (
         fold.batch_norm_into_conv,  # two readers
         f"{IMAGE} <{CONV}, {BN}> {{ t = Conv<{PADS}>(x, w, c) u = BatchNormalization(t, g, b, m, v) y = Add(t, u) }}",

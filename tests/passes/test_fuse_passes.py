@@ -173,6 +173,16 @@ REWRITTEN = [
         "{ t = Transpose<perm=[0,2,3,1]>(x) y = ReduceMean(t, a) }",
         "ReduceMean Transpose",
     ),
+    (
+        cleanup.constants_to_outputs,
+        "(float[4] x) => (float[4] y, float[4] p) <float[4] p> { y = Relu(x) }",
+        "Identity Relu",
+    ),
+    (
+        cleanup.constants_to_outputs,
+        "(float[4] x) => (float[4] y, float[4] p) <float[4] p> { y = Add(x, p) }",
+        "Identity Add",
+    ),
     (cleanup.remove_identity, IMAGE + "{ t = Identity(x) u = Relu(t) y = Identity(u) }", "Relu"),
     (cleanup.remove_identity, IMAGE + "{ t = Dropout(x) y = Relu(t) }", "Relu"),
     (
@@ -267,6 +277,7 @@ LEFT = [
     ),
     (cleanup.remove_pool, HALF + "{ t = MaxPool<kernel_shape=[1,1], strides=[2,2]>(x) y = Relu(t) }"),
     (cleanup.remove_dead, "(float[4] x) => (float[4] y) { y = Relu(x) }"),
+    (cleanup.constants_to_outputs, "(float[4] x) => (float[4] y, float[4] x) <float[4] p> { y = Add(x, p) }"),
 ]
 
 

@@ -115,6 +115,23 @@ def test_a_walk_gives_the_codes_of_the_emulator():
             assert np.array_equal(codes.reshape(expected[t].shape), expected[t]), t
 
 
+def test_constants_as_operands_are_the_same_for_all_samples():
+    net = Net({"x": (1, 3, 6, 5)})
+    made = net.add("Relu", net.add("Add", net.conv("x", 4), net.add("Identity", net.random(1, 4, 6, 5))))
+    model = net.model(net.conv(made, 5))
+    planned, seen = plan(model, inputs := samples(model, 5)), {}
+
+    def choice(i, operands):
+        seen.update(operands)
+        return planned.constants[i.name]
+
+    assert len(list(walk(planned.program, planned.constants, inputs, choice))) == len(planned.program.instructions)
+    expected = fixed_model(planned).run(inputs, "fixed", taps=tuple(seen))
+    for t, codes in seen.items():
+        assert len(codes) == 5 and np.array_equal(codes.reshape(expected[t].shape), expected[t]), t
+    assert learn_rounding(planned, inputs, target=TARGETS["720"]).planned.program == planned.program
+
+
 def test_rows_times_weights_are_the_sums_of_the_node():
     planned = planned_kinds("720", 8)
     fixed, inputs = fixed_model(planned), samples(planned.model, 3, seed=3)
