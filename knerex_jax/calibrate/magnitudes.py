@@ -107,8 +107,9 @@ def _above(groups: Magnitudes, keys: np.ndarray) -> np.ndarray:
     """Moments of the values in higher octaves, float32 [P, MOMENTS]; all terms are positive, so nothing cancels."""
     bins = groups.counts.shape[1]
     middles = (np.arange(bins) + 0.5) / bins
-    counts = _rows(groups.keys, groups.counts, keys)
-    moments = np.stack([counts.sum(1), counts @ middles, counts @ (middles**2 + 1 / (12 * bins**2))], axis=1)
+    powers = np.stack([np.ones(bins), middles, middles**2 + 1 / (12 * bins**2)])
+    # Not a matrix product: BLAS would wake threads for it, whose waiting costs more than the work.
+    moments = np.einsum("pb,mb->pm", _rows(groups.keys, groups.counts, keys), powers)
     found = np.zeros((len(keys), MOMENTS))
     distances = code_of(groups.largest, 0)[keys >> 8] - (keys & 255)
     for distance in range(1, int(distances.max(initial=0)) + 1):
