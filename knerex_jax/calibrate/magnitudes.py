@@ -149,7 +149,8 @@ def _summed(keys: np.ndarray, counts: np.ndarray, most: int) -> tuple[np.ndarray
     order = np.argsort(keys, kind="stable")
     keys, first, repeats = np.unique(keys[order], return_index=True, return_counts=True)
     if repeats.max() > _FEW:
-        return keys, np.stack([counts[order[k : k + n]].sum(0, dtype=counts.dtype) for k, n in zip(first, repeats, strict=True)])
+        parts = [counts[order[k : k + n]] for k, n in zip(first, repeats, strict=True)]
+        return keys, np.stack([rows.sum(0, dtype=counts.dtype) for rows in parts])
     total = counts[order[first]]
     for nth in range(1, repeats.max()):
         (more,) = np.nonzero(repeats > nth)

@@ -6,9 +6,10 @@ Source: section 6 of the arithmetic contract (mmse). The cost of a clip t is
 
 with Q_t the symmetric quantizer of step t / qmax. Candidates are the bins that hold the largest magnitudes. Both sums
 are linear in the counts, and the error of a bin at a candidate depends on nothing but their ratio, so the search is one
-matrix product of counts and a table of errors. Values count as spread evenly over their bin, for which the error has
-a closed form; that makes bins wider than a step unproblematic. What is not counted lies under half a step of any
-candidate that could win: it costs its own square whatever the choice (exact zeros cost nothing).
+matrix product of counts and a table of errors, which serves every setting. Values count as spread evenly over their
+bin, for which the error has a closed form; that makes bins wider than a step unproblematic. What is not counted lies
+under half a step of any candidate that could win: it costs its own square whatever the choice (exact zeros cost
+nothing).
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ import numpy as np
 from jax import Array, lax
 
 from knerex_jax.calibrate.cuts import thresholds
-from knerex_jax.calibrate.magnitudes import BITS, MOMENTS, WIDTHS, Magnitudes, by_channel, features, in_all
+from knerex_jax.calibrate.magnitudes import BITS, MOMENTS, WIDTHS, by_channel, features, in_all
 from knerex_jax.calibrate.state import TensorState, code_of, middle
 from knerex_jax.fixedpoint.qformat import data_limits
 
@@ -82,7 +83,7 @@ class _Searched:
 
     Attributes:
       largest: float32 [G], exact.
-      top: int64 [G], bin of `largest`, as coarse as what was counted; like `lowest` with the mantissa bits of candidates.
+      top: int64 [G], bin of `largest`, as coarse as what was counted; like `lowest` with a candidate's mantissa bits.
       lowest: int64 [S, G], bin of the lowest candidate.
       final: [S], whether all candidates were counted.
       keys: int64 [P], octaves with candidates: `group * 256 + octave`, sorted.

@@ -191,9 +191,10 @@ def whole(halves: np.ndarray) -> np.ndarray:
 
 def joined(parts: np.ndarray, bits: int = _LIMB) -> np.ndarray:
     """sum_k parts[k] * 2**(bits * k) of int64 [parts, C], exactly: int64 [C], or Python's integers in object [C]."""
-    top = max(abs(v) << bits * k for k, part in enumerate(parts) for v in _ends(part))
-    kind = np.int64 if top < 1 << 60 else object
-    return sum((part.astype(kind) * (1 << bits * k) for k, part in enumerate(parts)), start=np.zeros(1, kind))
+    top = max(int(v) << bits * k for k, v in enumerate(np.abs(parts).max(axis=1)))
+    if top < 1 << 60 and bits * len(parts) < 64 + bits:
+        return (np.int64(1) << bits * np.arange(len(parts))) @ parts
+    return sum((part.astype(object) * (1 << bits * k) for k, part in enumerate(parts)), start=np.zeros(1, object))
 
 
 def accumulator_totals(
