@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
@@ -25,6 +26,7 @@ from real_models import REAL_MODELS, first  # noqa: E402
 
 from knerex_jax.artifacts.bie import Bie  # noqa: E402
 from knerex_jax.flow import analyze, decompose_onnx, make_plan  # noqa: E402
+from knerex_jax.graph.ir import Model  # noqa: E402
 from knerex_jax.metrics import snr_db  # noqa: E402
 from knerex_jax.ops import REGISTRY  # noqa: E402
 from knerex_jax.passes.pipeline import decompose_model  # noqa: E402
@@ -49,12 +51,29 @@ def resnet(blocks=(64, 64, 128, 128, 256, 256), size=56):
     return model, lambda count: random_samples(model, count), lambda count: random_samples(model, count, seed=2)
 
 
+def light_resnet50():
+    """ResNet-50 of the ONNX project's light models, which come without weights, with random ones of He's variance."""
+    path = Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx"
+    model, rng = decompose_onnx(path), np.random.default_rng(0)
+    constants = dict(model.constants)
+    for node in model.graph.nodes:
+        if node.op_type in ("Conv", "Gemm"):
+            weight, bias = (constants[t] for t in node.inputs[1:3])
+            fan_in = weight[0].size if node.op_type == "Conv" else model.graph.shape(node.inputs[0])[-1]
+            constants[node.inputs[1]] = np.float32(rng.normal(0, (2 / fan_in) ** 0.5, weight.shape))
+            constants[node.inputs[2]] = np.float32(rng.normal(0, 0.1, bias.shape))
+    model = Model(model.graph, constants)
+    return model, lambda count: random_samples(model, count), lambda count: random_samples(model, count, seed=2)
+
+
 def load(name):
     """(decomposed model, count -> calibration data, count -> evaluation data)."""
     if name == "resnet":
         return resnet()
     if name == "tiny-resnet":
         return resnet((16, 16, 32, 32, 64, 64), 32)
+    if name == "light-resnet50":
+        return light_resnet50()
     real = REAL_MODELS[name]()
     model = decompose_onnx(real.path, make_config(input_shape=real.input_shapes or None))
     return model, real.calibration, lambda count: real.evaluation(count)[0]

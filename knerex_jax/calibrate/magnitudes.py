@@ -18,10 +18,16 @@ BITS = 9
 WIDTHS = tuple(max(1 << BITS >> depth, 1 << TAIL_BITS) for depth in range(16))
 """Bins of the candidates' octave and of those below it; under the last, everything is less than half a step."""
 
+_LEVELS = {width: np.array([d for d, w in enumerate(WIDTHS) if w == width]) for width in WIDTHS}
+"""Width -> octaves below the candidates' own that have as many bins; their columns lie side by side."""
+
 MOMENTS = 3
 """Columns before the bins: number, sum of x - 2 and sum of (x - 2)**2 of the values x >= 2 above the octave [1, 2)."""
 
 COLUMNS = MOMENTS + sum(WIDTHS)
+
+_FEW = 4
+"""Rows of one key up to which all first ones, all second ones and so on are added at once."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,14 @@ def by_channel(state: TensorState) -> Magnitudes:
     largest = np.maximum(np.abs(state.low), np.abs(state.high))
     # Values that a later compilation rounded up across an octave stand at the largest float.
     octave = np.minimum(octave, code_of(largest, 0)[channel])
-    keys, counts = _summed(channel * 256 + octave, state.counts)
+    keys, counts = _summed(channel * 256 + octave, state.counts, state.values)
     return Magnitudes(largest, keys, counts, state.tail_keys, state.tail, state.bits)
 
 
-def in_all(channels: Magnitudes) -> Magnitudes:
-    """All channels as one group."""
-    keys, counts = _summed(channels.keys & 255, channels.counts)
-    tail_keys, tail = _summed(channels.tail_keys & 255, channels.tail)
+def in_all(channels: Magnitudes, size: int) -> Magnitudes:
+    """All channels, of `size` values together, as one group."""
+    keys, counts = _summed(channels.keys & 255, channels.counts, size)
+    tail_keys, tail = _summed(channels.tail_keys & 255, channels.tail, size)
     return Magnitudes(channels.largest.max(keepdims=True), keys, counts, tail_keys, tail, channels.bits)
 
 
@@ -67,64 +73,86 @@ def features(groups: Magnitudes, keys: np.ndarray) -> np.ndarray:
 
     Args:
       groups: counted.
-      keys: int64 [P], `group * 256 + octave`.
+      keys: int64 [P], those of `groups.keys` from some octave of each group upwards.
 
     Returns:
       float32 [P, COLUMNS]: moments of the values above the octave, then counts of the bins at and below it, from the
       octave's own downwards, each octave in rising order. Lengths are in units of 2**octave.
     """
-    fine = {len(groups.counts[0]) if len(groups.counts) else 1: groups.counts}
-    parts = [_above(groups, keys)]
-    for depth, width in enumerate(WIDTHS):
-        if width not in fine:
-            fine[width] = resample(fine[min(fine, key=lambda have: (have < width, have))], width)
-        there = (keys & 255) > depth
-        counts = _rows(groups.keys, fine[width], np.where(there, keys - depth, -1))
-        tail = _rows(groups.tail_keys, groups.tail, np.where(there, keys - depth, -1))
-        parts.append(counts + resample(tail, width))
-    return np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe")
+    found = np.empty((len(keys), COLUMNS), np.float32)
+    found[:, :MOMENTS] = _above(groups, keys)
+    column, fine = MOMENTS, groups.counts
+    for width, depths in _LEVELS.items():
+        fine = resample(fine, width)
+        # Octave 0 holds zeros.
+        wanted = np.where((keys & 255)[:, None] > depths, keys[:, None] - depths, -1).ravel()
+        rows = _rows(groups.keys, fine, wanted)
+        if _places(groups.tail_keys, wanted)[1].any():
+            rows = rows + resample(_rows(groups.tail_keys, groups.tail, wanted), width)
+        found[:, column : column + len(depths) * width] = rows.reshape(len(keys), len(depths) * width)
+        column += len(depths) * width
+    return found
 
 
 def resample(counts: np.ndarray, width: int) -> np.ndarray:
     """Counts [R, B] in `width` bins: added up, or spread evenly."""
-    have = counts.shape[1]
-    if have >= width:
-        return counts if have == width else counts.reshape(len(counts), width, have // width).sum(2)
-    return np.repeat(counts, width // have, axis=1) / np.float32(width // have)
+    while counts.shape[1] > width:
+        # Two strided operands: a reduction over an axis of length 2 takes ten times as long.
+        counts = counts[:, ::2] + counts[:, 1::2]
+    spread = width // counts.shape[1]
+    return np.repeat(counts, spread, axis=1) / np.float64(spread) if spread > 1 else counts
 
 
 def _above(groups: Magnitudes, keys: np.ndarray) -> np.ndarray:
     """Moments of the values in higher octaves, float32 [P, MOMENTS]; all terms are positive, so nothing cancels."""
     bins = groups.counts.shape[1]
     middles = (np.arange(bins) + 0.5) / bins
-    moments = np.stack(
-        [groups.counts.sum(1), groups.counts @ middles, groups.counts @ (middles**2 + 1 / (12 * bins**2))], axis=1
-    )
+    powers = np.stack([np.ones(bins), middles, middles**2 + 1 / (12 * bins**2)])
+    # Not a matrix product: BLAS would wake threads for it, whose waiting costs more than the work.
+    moments = np.einsum("pb,mb->pm", _rows(groups.keys, groups.counts, keys), powers)
     found = np.zeros((len(keys), MOMENTS))
-    top = code_of(groups.largest, 0)[keys >> 8]
-    for distance in range(1, int((top - (keys & 255)).max(initial=0)) + 1):
-        within = (keys & 255) + distance <= 255
-        n, first, second = _rows(groups.keys, moments, np.where(within, keys + distance, -1)).T
+    distances = code_of(groups.largest, 0)[keys >> 8] - (keys & 255)
+    for distance in range(1, int(distances.max(initial=0)) + 1):
+        (under,) = np.nonzero(distances >= distance)
+        n, first, second = _rows(keys, moments, keys[under] + distance).T
         k = 2.0**distance
-        found += np.stack([n, k * first + (k - 2) * n, k * k * second + 2 * k * (k - 2) * first + (k - 2) ** 2 * n], 1)
+        found[under] += np.stack(
+            [n, k * first + (k - 2) * n, k * k * second + 2 * k * (k - 2) * first + (k - 2) ** 2 * n], axis=1
+        )
     # What float32 cannot hold is never worth clipping.
     return np.where(found < np.finfo(np.float32).max / 16, found, np.inf).astype(np.float32)
 
 
 def _rows(keys: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The row of each wanted key, 0 where there is none."""
+    place, there = _places(keys, wanted)
     if not len(keys):
         return np.zeros((len(wanted), rows.shape[1]), rows.dtype)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     found = rows[place]
-    found[keys[place] != wanted] = 0
+    found[~there] = 0
     return found
 
 
-def _summed(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted keys, rows of equal key added up (in int64)."""
+def _places(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each wanted key is, and whether it is there at all."""
+    if not len(keys):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return place, keys[place] == wanted
+
+
+def _summed(keys: np.ndarray, counts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted keys, rows of equal key added up; no bin of the result counts more than `most`."""
     if (np.diff(keys) > 0).all():
         return keys, counts
+    counts = counts.astype(np.int32 if most < 2**31 else np.int64, copy=False)
     order = np.argsort(keys, kind="stable")
-    keys, first = np.unique(keys[order], return_index=True)
-    return keys, np.add.reduceat(counts[order], first, axis=0, dtype=np.int64)
+    keys, first, repeats = np.unique(keys[order], return_index=True, return_counts=True)
+    if repeats.max() > _FEW:
+        parts = [counts[order[k : k + n]] for k, n in zip(first, repeats, strict=True)]
+        return keys, np.stack([rows.sum(0, dtype=counts.dtype) for rows in parts])
+    total = counts[order[first]]
+    for nth in range(1, repeats.max()):
+        (more,) = np.nonzero(repeats > nth)
+        total[more] += counts[order[first[more] + nth]]
+    return keys, total

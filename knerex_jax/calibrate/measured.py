@@ -1,6 +1,6 @@
 """What was measured once, and the ranges that any rule makes of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,9 +117,12 @@ def ranges_of(measured: Measured, rules: Sequence[RangeRule]) -> list[Ranges]:
     """
     tensors: list[dict[str, TensorRange]] = [{} for _ in rules]
     bounded: list[list[str]] = [[] for _ in rules]
-    for t, state in measured.state.tensors.items():
+    states = measured.state.tensors
+    inner = {t: s for t, s in states.items() if t not in measured.constants and t not in measured.outputs}
+    cuts_of = dict(zip(inner, _inner(inner.values(), rules), strict=True))
+    for t, state in states.items():
         cuts = _exact(state, len(rules)) if t in measured.constants else None
-        cuts = cuts or (_output(state, rules) if t in measured.outputs else _inner(state, rules))
+        cuts = cuts or cuts_of.get(t) or _output(state, rules)
         for i, (narrow, wide, final) in enumerate(cuts):
             tensors[i][t] = TensorRange(narrow, wide, state.axis, state.values)
             bounded[i] += [] if final else [t]
@@ -147,12 +150,16 @@ def _output(state: TensorState, rules: Sequence[RangeRule]) -> _Cuts:
     return [(narrow, wide, final) if rule.post_sigmoid else exact for rule in rules]
 
 
-def _inner(state: TensorState, rules: Sequence[RangeRule]) -> _Cuts:
-    searched = [rule for rule in rules if rule.method == "mmse"]
-    clips = iter(search(state, [rule.setting for rule in searched]) if searched else ())
-    plain = [rule for rule in rules if rule.method != "mmse"]
-    cuts = iter(cut_ranges(state, [share for rule in plain for share in (rule.pct, rule.pct_wide)]) if plain else ())
-    return [_searched(state, next(clips)) if rule.method == "mmse" else _pair(next(cuts), next(cuts)) for rule in rules]
+def _inner(states: Collection[TensorState], rules: Sequence[RangeRule]) -> Iterator[_Cuts]:
+    settings = [rule.setting for rule in rules if rule.method == "mmse"]
+    shares = [share for rule in rules if rule.method != "mmse" for share in (rule.pct, rule.pct_wide)]
+    # All tensors are searched side by side.
+    searched = search(states, settings) if settings else [[]] * len(states)
+    for state, found in zip(states, searched, strict=True):
+        clips, cuts = iter(found), iter(cut_ranges(state, shares) if shares else ())
+        yield [
+            _searched(state, next(clips)) if rule.method == "mmse" else _pair(next(cuts), next(cuts)) for rule in rules
+        ]
 
 
 def _pair(narrow: tuple[Cut, bool], wide: tuple[Cut, bool]) -> tuple[Cut, Cut, bool]:

@@ -39,7 +39,7 @@ def sigmoid_clips(state: TensorState) -> tuple[np.ndarray, bool]:
     Returns:
       float32 [2], by width (`SEARCHED`), and whether all candidates were counted.
     """
-    groups = in_all(by_channel(state))
+    groups = in_all(by_channel(state), state.size)
     largest = groups.largest[0]
     if not len(groups.keys):
         return np.repeat(largest, len(SEARCHED)), is_counted(state)

@@ -86,16 +86,26 @@ def _shift(i: Primitive, c: _Integers, types: _Types) -> dict[str, Any]:
 
 
 def _mac(i: Mac, c: _Integers, types: _Types) -> dict[str, Any]:
-    bias, n1, n2 = (_along_output(i, types, c[k]) for k in ("bias", "n1", "n2"))
+    n1, n2 = (_along_output(i, types, c[k]) for k in ("n1", "n2"))
     weight = arrange_weight(np.asarray(c["weight"]), i, types[i.inputs[0]].shape)
     made: dict[str, Any] = {
         "weight": _along_output(i, types, weight) if i.kind == "diagonal" else weight,
-        "bias": split48(bias) if i.psum_bits > 32 else bias.astype(np.int32),
+        "bias": _bias(i, c["bias"], types),
         "n1": shift_constants(n1),
     }
     m = _along_output(i, types, c["m"]) if "m" in c else np.ones_like(n2)
     made["out"] = multiplier_constants(m, n2) if "m" in c else shift_constants(n2)
     return made | _act(i, c, types, m, n2)
+
+
+def prepare_bias(i: Mac, bias: np.ndarray, program: Program) -> np.ndarray:
+    """What `prepare` makes of the bias of a mac."""
+    return _bias(i, bias, program.tensor)
+
+
+def _bias(i: Mac, bias: np.ndarray, types: _Types) -> np.ndarray:
+    along = _along_output(i, types, bias)
+    return split48(along) if i.psum_bits > 32 else along.astype(np.int32)
 
 
 def _act(i: Mac | Activate, c: _Integers, types: _Types, m: np.ndarray, n: np.ndarray) -> dict[str, np.ndarray]:

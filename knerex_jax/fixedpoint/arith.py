@@ -174,7 +174,9 @@ def join48(pair: Array, wide: bool) -> Array:
 
 def exact_shr(value: np.ndarray, n: np.ndarray) -> np.ndarray:
     """The contract's shr on int64 NumPy arrays with |value| < 2**62; a left shift saturates at +-2**62."""
-    value, n = np.broadcast_arrays(np.asarray(value, np.int64), np.asarray(n, np.int64))
+    value, n = np.asarray(value, np.int64), np.asarray(n, np.int64)
+    if n.min(initial=1) > 0:
+        return (value + (np.int64(1) << (n - 1))) >> n
     right, left = np.maximum(n, 1), np.maximum(-n, 0)
     limit = np.int64(1 << 62) >> left
     return np.where(n > 0, (value + (np.int64(1) << (right - 1))) >> right, np.clip(value, -limit, limit) << left)

@@ -60,8 +60,8 @@ def mac_integers(
       node: name, for errors.
       weight: float32 [O, J, *kernel], J the inputs that feed an output.
       bias: float32 [O] or None.
-      x_scale: float64 [O, J], scale of the input channel behind weight[o, j].
-      x_radix: int64 [O, J], its radix.
+      x_scale: float64 [O, J], scale of the input channel behind weight[o, j]; [1, J] where it is the same for all o.
+      x_radix: int64, likewise, its radix.
       y_scale: float64 [O], scale that is folded into the weights.
       room: float64 [O], largest |value| the accumulator has to hold, bias apart, times y_scale.
       most_radix: int64 [O], the accumulator's largest radix where it has 16 bits; None: no limit.
@@ -77,11 +77,18 @@ def mac_integers(
       PlanError: a shift is out of range.
     """
     spread = (...,) + (None,) * (weight.ndim - 2)
-    scaled = weight.astype(np.float64) * y_scale[:, None][spread] / x_scale[spread]
+    # Weights are many: in place, with as few passes as it takes.
+    u = weight.astype(np.float64)
+    u *= y_scale[:, None][spread]
+    u /= x_scale[spread]
     scaled_bias = np.zeros(len(weight)) if bias is None else bias.astype(np.float64) * y_scale
     x_ref = x_radix.min(axis=1)
-    u = np.ldexp(scaled, -(x_radix - x_ref[:, None])[spread])
-    radix, scale, _ = own_format(np.abs(u).max(axis=tuple(range(1, u.ndim))), weight_limit(weight_bits), weight_bits)
+    lower = x_ref[:, None] - x_radix
+    if lower.any():
+        u *= np.ldexp(1.0, lower)[spread]  # exact, like ldexp
+    rows = u.reshape(len(u), -1)
+    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    radix, scale, _ = own_format(largest, weight_limit(weight_bits), weight_bits)
     w_radix = radix.astype(np.int64)
     w_scale = scale if post_multiplier else np.ones_like(scale)
     w_real = w_scale.astype(np.float64)
@@ -95,15 +102,16 @@ def mac_integers(
         w_radix = np.minimum(w_radix, _floor_log2(2.0 ** (psum_bits - 2) / (w_real * room)) - x_ref)
         p_radix = w_radix + x_ref
         n1 = np.zeros_like(p_radix)
-    codes = np.rint(u * np.ldexp(w_real, w_radix)[:, None][spread])
-    limit = weight_limit(weight_bits)
-    if np.abs(codes).max(initial=0) > limit:
+    factor, limit = np.ldexp(w_real, w_radix), weight_limit(weight_bits)
+    u *= factor[:, None][spread]
+    # Both steps are monotonic and odd: the largest code is that of the largest weight.
+    if np.rint(largest * factor).max(initial=0) > limit:
         raise PlanError(
             f"its weights are so large beside its input that no radix brings them to {limit}", where=node,
             fix="scale the weights and what reads the node",
         )  # fmt: skip
     constants = {
-        "weight": codes.astype(np.int8 if weight_bits <= 8 else np.int16),
+        "weight": np.rint(u, out=u).astype(np.int8 if weight_bits <= 8 else np.int16),
         "bias": to_psum(np.rint(scaled_bias * np.ldexp(w_real, p_radix)), psum_bits),
         "n1": check_shift(n1, node, "the accumulator"),
         "weight_radix": w_radix.astype(np.int32),

@@ -91,12 +91,14 @@ def mac_program(node: Node, view: ProgramView) -> Built:
     x_format, y_format = view.formats[x], view.formats[y]
     channels, outputs = int(form.feeding.max()) + 1, len(form.weight)
     y_scale, y_radix = view.scale(y, outputs), view.radix(y, outputs)
+    # Without groups every output reads the same inputs.
+    feeding = form.feeding[:1] if form.group == 1 and form.kind != "diagonal" else form.feeding
     weight_bits, post_multiplier = view.weight_bits[node.name], view.target.post_multiplier
     swish = act.kind == "hard_swish"
     psum_bits = 16 if swish else view.target.psum_bits(x_format.bits, 15 if weight_bits == 15 else 8)
     constants, acc = mac_integers(
         node.name, form.weight, form.bias,
-        x_scale=view.scale(x, channels)[form.feeding], x_radix=view.radix(x, channels)[form.feeding],
+        x_scale=view.scale(x, channels)[feeding], x_radix=view.radix(x, channels)[feeding],
         y_scale=np.ones(outputs) if swish else y_scale, room=_room(act, y_scale, y_radix, y_format.bits),
         most_radix=None if swish else y_radix + 15, weight_bits=weight_bits, psum_bits=psum_bits,
         post_multiplier=post_multiplier,

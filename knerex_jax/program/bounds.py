@@ -144,11 +144,11 @@ _Rule = Callable[..., tuple[StepBound, Interval]]
 
 
 def _mac(i: Mac, c: Mapping[str, np.ndarray], xs: list[Interval], _: list[CodeTensor]) -> tuple[StepBound, Interval]:
-    weight = _by_output(i, np.asarray(c["weight"], np.int64))
-    low, high = xs[0]
+    weight = _by_output(i, np.asarray(c["weight"]))
+    low, high = min(xs[0][0], 0), max(xs[0][1], 0)
     # Every subset of the terms, so that the order of summation and zero padding do not matter.
-    most = np.maximum(np.maximum(weight * low, weight * high), 0).sum(axis=1)
-    least = np.minimum(np.minimum(weight * low, weight * high), 0).sum(axis=1)
+    up, down = (part(weight, 0).sum(axis=1, dtype=np.int64) for part in (np.maximum, np.minimum))
+    most, least = up * high + down * low, up * low + down * high
     top = np.int64(1) << (i.psum_bits - 1)
     p = np.stack([exact_shr(least, c["n1"]), exact_shr(most, c["n1"])])
     value = np.abs(p)

@@ -1,5 +1,6 @@
 """Which weighted nodes have a bias to adjust, what their accumulators mean, and how a new bias enters the model."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -62,7 +63,7 @@ class Weighted:
     @property
     def positions(self) -> int:
         """Values per channel."""
-        return int(np.prod(self.shape)) // self.shape[self.axis]
+        return math.prod(self.shape) // self.shape[self.axis]
 
 
 def view_of(planned: Planned, model: Model, target: Target, registry: Mapping[str, OpDef]) -> ProgramView:

@@ -20,7 +20,7 @@ from jax import Array, lax
 from jax.experimental import io_callback
 
 from knerex_jax.emulator.methods import Methods, check, choose
-from knerex_jax.emulator.prepare import prepare
+from knerex_jax.emulator.prepare import prepare, prepare_bias
 from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
 from knerex_jax.errors import PlanError
 from knerex_jax.program.bounds import StepBound, bound_program
@@ -35,6 +35,9 @@ Decide = Callable[[Weighted, Totals], Integers | None]
 
 MOST_SAMPLES = 1 << 14
 """A trace takes no more, so that sums over its samples fit int32."""
+
+_BIAS_ALONE = ("none", "relu", "clip")
+"""Activations of which nothing follows from a bias."""
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +145,7 @@ class Sequential:
         """Whether a node runs with these integers on the weights and by the method it had."""
         passes, i = self.passes, self.passes.weighted[k].mac
         old, method = passes.constants[i.name], passes.methods.step[i.name]
-        if all(new[key] is old[key] for key in old if key != "bias") and i.act in ("none", "relu", "clip"):
+        if all(new[key] is old[key] for key in old if key != "bias") and i.act in _BIAS_ALONE:
             value = self._bounds[i.name].value + int(np.abs(new["bias"].astype(np.int64) - old["bias"]).max())
             return (method.saturates or value < 1 << (i.psum_bits - 1)) and (method.wide or value < 1 << 31)
         program = alone(i, passes.program)
@@ -152,8 +155,19 @@ class Sequential:
             return False
         return np.array_equal(new["weight"], old["weight"])
 
+    @cached_property
+    def _around(self) -> dict[str, dict[str, Any]]:
+        """Node -> its parameters but its weights, on the host."""
+        return {w.name: self._prepared(w, self.passes.constants[w.name]) for w in self.passes.weighted}
+
     def _around_weight(self, node: Weighted, integers: Integers) -> dict[str, Any]:
-        """The parameters of a node but its weights."""
+        """The parameters of a node with these integers, but its weights."""
+        old = self.passes.constants[node.name]
+        if node.mac.act in _BIAS_ALONE and all(integers[key] is old[key] for key in old if key != "bias"):
+            return self._around[node.name] | {"bias": prepare_bias(node.mac, integers["bias"], self.passes.program)}
+        return self._prepared(node, integers)
+
+    def _prepared(self, node: Weighted, integers: Integers) -> dict[str, Any]:
         # Those of a diagonal one are the same, and none of its weights have to be brought into another layout.
         i = msgspec.structs.replace(node.mac, kind="diagonal")
         program = alone(i, self.passes.program)

@@ -191,9 +191,10 @@ def whole(halves: np.ndarray) -> np.ndarray:
 
 def joined(parts: np.ndarray, bits: int = _LIMB) -> np.ndarray:
     """sum_k parts[k] * 2**(bits * k) of int64 [parts, C], exactly: int64 [C], or Python's integers in object [C]."""
-    top = max(abs(v) << bits * k for k, part in enumerate(parts) for v in _ends(part))
-    kind = np.int64 if top < 1 << 60 else object
-    return sum((part.astype(kind) * (1 << bits * k) for k, part in enumerate(parts)), start=np.zeros(1, kind))
+    top = max(int(v) << bits * k for k, v in enumerate(np.abs(parts).max(axis=1)))
+    if top < 1 << 60 and bits * len(parts) < 64 + bits:
+        return (np.int64(1) << bits * np.arange(len(parts))) @ parts
+    return sum((part.astype(object) * (1 << bits * k) for k, part in enumerate(parts)), start=np.zeros(1, object))
 
 
 def accumulator_totals(
@@ -211,16 +212,21 @@ def accumulator_totals(
     Returns:
       Exact integers [O] (`joined`) for each group.
     """
-    mask = (1 << _COLUMN) - 1
-    columns = np.stack([sums & mask, (sums >> _COLUMN) & mask, sums >> 2 * _COLUMN], axis=1)
+    columns = sums[:, None]
+    # Long sums in three parts: sums of up to 2**19 products of 14 and 20 bits stay below 2**53.
+    if max(map(abs, _ends(sums))) * weight[0].size >= 1 << (54 - i.weight_bits):
+        mask = (1 << _COLUMN) - 1
+        columns = np.stack([sums & mask, (sums >> _COLUMN) & mask, sums >> 2 * _COLUMN], axis=1)
+    groups, parts = columns.shape[:2]
     if i.kind == "diagonal":
         products = columns * weight.astype(np.int64)
     else:
-        # Sums of up to 2**19 products of 14 and 20 bits stay below 2**53.
-        rows = weight.reshape(i.group, len(weight) // i.group, -1).astype(np.float64)
-        codes = columns.reshape(3 * len(sums), i.group, -1).transpose(1, 2, 0).astype(np.float64)
-        made = rows @ codes if i.group == 1 else np.einsum("gok,gkc->goc", rows, codes)
-        products = made.reshape(len(weight), -1).T.reshape(len(sums), 3, -1).astype(np.int64)
+        # Not a matrix product: for one, BLAS wakes threads, and while they wait for more to do they burn many times
+        # what these few columns take.
+        rows = weight.reshape(i.group, len(weight) // i.group, -1)
+        codes = np.ascontiguousarray(columns.reshape(groups * parts, i.group, -1).transpose(1, 0, 2), np.float64)
+        made = np.einsum("gok,gck->goc", rows, codes)
+        products = made.reshape(len(weight), -1).T.reshape(groups, parts, -1).astype(np.int64)
     low, high = bias.astype(np.int64) & ((1 << _LIMB) - 1), bias.astype(np.int64) >> _LIMB
     return [
         _added([joined(p, _COLUMN), joined(np.stack([low, high]) * count)])

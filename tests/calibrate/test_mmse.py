@@ -11,7 +11,10 @@ import pytest
 from calibrating import calibrate_all
 
 from knerex_jax.calibrate.measured import RangeRule
+from knerex_jax.calibrate.mmse import search
 from knerex_jax.calibrate.ranges import Ranges
+from knerex_jax.calibrate.reading import Measurement
+from knerex_jax.calibrate.run import measure
 from knerex_jax.data.sources import open_source
 from knerex_jax.graph.ir import TensorType
 
@@ -137,6 +140,20 @@ def test_a_tensor_without_choice_keeps_its_range(values, expected):
         _identity, (), open_source({"x": data}, types), {"x": 1}, types, [RangeRule("mmse", percentile=0.5)]
     )
     assert ranges["x"].layer_absmax(8) == ranges["x"].channel_absmax(15)[0] == np.float32(expected)
+
+
+def test_tensors_and_settings_do_not_matter_to_one_another():
+    """All of them are searched side by side; each alone gives the same clips, to the last bit."""
+    measurement = Measurement(_identity, (), dict.fromkeys(DATA, 1), TYPES, 16)
+    states = measure(measurement, open_source(DATA, TYPES), RULES).state.tensors
+    settings = [rule.setting for rule in RULES]
+    together = search(states.values(), settings)
+    for state, found in zip(states.values(), together, strict=True):
+        for setting, clips in zip(settings, found, strict=True):
+            ((alone,),) = search([state], [setting])
+            assert alone.final == clips.final
+            np.testing.assert_array_equal(alone.layer, clips.layer)
+            np.testing.assert_array_equal(alone.channels, clips.channels)
 
 
 def test_one_huge_value_does_not_overflow_the_search():
