@@ -205,4 +205,6 @@ def _range_rule(config: PTQConfig) -> RangeRule:
 
 def _policy(config: PTQConfig) -> RangePolicy:
     """How ranges are widened, by a config."""
-    return RangePolicy(guard_bits=config.guard, output_headroom=config.headroom)
+    return RangePolicy(
+        guard_bits=config.guard, headroom_bits={8: 0, 15: config.wide_headroom}, output_headroom=config.headroom
+    )
