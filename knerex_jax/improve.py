@@ -12,17 +12,19 @@ import numpy as np
 
 from knerex_jax.calibrate.measured import Measured
 from knerex_jax.calibrate.ranges import Ranges
-from knerex_jax.flow import Ops, make_plan, ranges_of_each
+from knerex_jax.data.sources import Sample, Source
+from knerex_jax.flow import Ops, make_plan, measure_parts, ranges_of, ranges_of_each
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.bias import adjust_bias
+from knerex_jax.refine.headroom import HEADROOMS, Fold, HeadroomChoice, search_headroom
 from knerex_jax.refine.noise import NoiseMeter
 from knerex_jax.refine.ranges import search_ranges
 from knerex_jax.refine.rounding import learn_rounding
-from knerex_jax.refine.split import FEWEST_SAMPLES, held_out
+from knerex_jax.refine.split import FEWEST_SAMPLES, HELD_OUT_EVERY, fold_of, held_out
 
 Samples = Mapping[str, np.ndarray]
 """Input name -> [N, ...] in place of the model's batch axis."""
@@ -68,10 +70,12 @@ class RangeChoice:
     Attributes:
       finalists: rules of the last round, the best first.
       snr_db: label -> SNR in dB (of the mean share of noise over the outputs); see `RangeSearch.noise`.
+      headroom: of 16-bit data, as the finalists have it; None where it was not searched.
     """
 
     finalists: tuple[Candidate, ...]
     snr_db: Mapping[str, float]
+    headroom: HeadroomChoice | None = None
 
     def candidates(self, config: PTQConfig) -> tuple[Candidate, ...]:
         """The rules between which refining decides: one where nothing is refined, or widths are ranked for one."""
@@ -79,7 +83,11 @@ class RangeChoice:
 
     def to_json(self) -> dict[str, Any]:
         """The table of the search as plain data."""
-        return {"finalists": [c.label for c in self.finalists], "snr_db": dict(self.snr_db)}
+        found = {"finalists": [c.label for c in self.finalists], "snr_db": dict(self.snr_db)}
+        if self.headroom is not None:
+            by_fold = {f"{bits:g}": list(snr) for bits, snr in self.headroom.snr_db.items()}
+            found["headroom_16b"] = {"chosen": self.headroom.bits, "snr_db_by_fold": by_fold}
+        return found
 
 
 def choose_ranges(
@@ -92,6 +100,9 @@ def choose_ranges(
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> RangeChoice:
     """Tries range rules and guards in real integers, and takes the one with least noise at the outputs of the model.
+
+    Then, where data have 16 bits and the config leaves their headroom open, it tries headrooms with the best rule, and
+    all finalists get the one that is best for samples that did not set the ranges.
 
     Args:
       model: decomposed.
@@ -116,10 +127,62 @@ def choose_ranges(
             candidates[name] = Candidate(name, replace(rule, guard_bits=guard), ranges)
             plans[name] = make_plan(model, ranges, candidates[name].config, base=base, ops=ops)
             base = base or plans[name]
-    tell = None if progress is None else lambda done, total: progress("try ranges", done, total)
-    found = search_ranges(plans, NoiseMeter.of(model, samples, ops, config.batch_size), tell)
-    snr = {label: _db(n) for label, n in found.noise.items()}
-    return RangeChoice(tuple(candidates[label] for label in found.finalists), snr)
+    assert base is not None, "a search tries some rules"
+    wide = _has_wide_data(base, measured)
+    if wide:
+        plans = _distinct(plans)
+    meter = NoiseMeter.of(model, samples, ops, config.batch_size)
+    tell = None if progress is None else partial(progress, "try ranges")
+    found = search_ranges(plans, meter, tell)
+    finalists = tuple(candidates[label] for label in found.finalists)
+    headroom = None
+    if wide and config.headroom_16b is None and _count(samples) >= FEWEST_SAMPLES:
+        tell = None if progress is None else partial(progress, "try headroom")
+        folds = _folds(model, samples, finalists[0].config, base, meter, ops)
+        headroom = search_headroom(folds, finalists[0].config.wide_headroom, tell)
+        finalists = tuple(replace(c, config=replace(c.config, headroom_16b=headroom.bits)) for c in finalists)
+    return RangeChoice(finalists, {label: _db(n) for label, n in found.noise.items()}, headroom)
+
+
+def _has_wide_data(planned: Planned, measured: Measured) -> bool:
+    """Whether any data have 15 bits; constants, which have them by default, never exceed their ranges."""
+    return any(f.bits == 15 for t, f in planned.plan.formats.items() if t not in measured.constants)
+
+
+def _distinct(plans: Mapping[str, Planned]) -> dict[str, Planned]:
+    """The plans without those equal to an earlier one: rules that differ at 8 bits only."""
+    first: dict[tuple[Any, ...], str] = {}
+    for label, planned in plans.items():
+        formats = planned.plan.formats.items()
+        first.setdefault(tuple((t, f.bits, f.radix.tobytes(), f.scale.tobytes()) for t, f in formats), label)
+    return {label: plans[label] for label in first.values()}
+
+
+def _folds(model: Model, samples: Samples, config: PTQConfig, base: Planned, meter: NoiseMeter, ops: Ops) -> list[Fold]:
+    """Plans for every headroom and the ranges of all samples but one fold, which judges."""
+    fold = fold_of(np.arange(_count(samples)))
+    numbers = range(HELD_OUT_EVERY)
+    parts = measure_parts(model, [_source(samples, np.flatnonzero(fold == k)) for k in numbers], config, ops=ops)
+
+    def plans(ranges: Ranges) -> dict[float, Planned]:
+        tried = {h: replace(config, headroom_16b=h) for h in sorted({*HEADROOMS, config.wide_headroom}, reverse=True)}
+        return {h: make_plan(model, ranges, c, base=base, ops=ops) for h, c in tried.items()}
+
+    others = [[part for i, part in enumerate(parts) if i != k] for k in numbers]
+    return [
+        Fold(plans(ranges_of(first.merge(*rest), config)), meter.part(fold == k))
+        for k, (first, *rest) in zip(numbers, others, strict=True)
+    ]
+
+
+def _source(samples: Samples, chosen: np.ndarray) -> Source:
+    """Some of the samples as calibration data."""
+    jobs = [partial(_sample, samples, i) for i in chosen]
+    return Source(rereadable=True, count=len(jobs), jobs=lambda: jobs)
+
+
+def _sample(samples: Samples, index: int) -> Sample:
+    return {t: a[index] for t, a in samples.items()}
 
 
 def searched_configs(config: PTQConfig) -> dict[str, PTQConfig]:
