@@ -68,9 +68,10 @@ def search_headroom(
 def choose_headroom(snr_db: Mapping[float, Sequence[float]], default: float) -> float:
     """The default, unless another is better by `LEAST_GAIN_DB`; of those that are as good as the best, the largest.
 
-    By the median over the folds: an outlier that a single fold holds is within the ranges of all samples, and should
-    not decide; what several folds hold is how the data are.
+    Folds count by their decibels: what exceeds the ranges in one of them decides where it ruins that fold and a little
+    headroom saves it, but a single freak, which the ranges of all samples hold, does not cost all other data their
+    codes.
     """
-    median = {bits: float(np.median(each)) for bits, each in snr_db.items()}
-    good = [bits for bits, snr in median.items() if snr >= max(median.values()) - LEAST_GAIN_DB]
+    mean = {bits: float(np.mean(each)) for bits, each in snr_db.items()}
+    good = [bits for bits, snr in mean.items() if snr >= max(mean.values()) - LEAST_GAIN_DB]
     return default if default in good else max(good)
