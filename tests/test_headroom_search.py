@@ -76,7 +76,7 @@ def test_the_report_says_what_was_found_and_what_if_reads_it_back(tmp_path):
     )
     found = result.report["learned"]["range_search"]["headroom_16b"]
     assert found["chosen"] == result.report["applied"]["headroom_16b"]
-    assert set(found["snr_db_by_fold"]) == {"3", "2", "1", "0.5", "0"}
+    assert set(found["snr_db_by_fold"]) == {"3", "2", "1.5", "1", "0.5", "0"}
     assert {len(each) for each in found["snr_db_by_fold"].values()} == {4}
     made = WhatIf.load(tmp_path).change({}).planned
     assert made.plan.to_json()["tensors"] == result.plan.to_json()["tensors"]

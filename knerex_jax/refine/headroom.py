@@ -12,7 +12,7 @@ import numpy as np
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.noise import NoiseMeter
 
-HEADROOMS = (3.0, 2.0, 1.0, 0.5, 0.0)
+HEADROOMS = (3.0, 2.0, 1.5, 1.0, 0.5, 0.0)
 """Bits of headroom that a search tries."""
 
 LEAST_GAIN_DB = 1.0
