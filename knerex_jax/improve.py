@@ -16,9 +16,10 @@ from knerex_jax.data.sources import Sample, Source
 from knerex_jax.flow import Ops, make_plan, measure_parts, ranges_of, ranges_of_each
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.constant import is_constant_operand
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.plan import Note
-from knerex_jax.quantize.planner import Planned
+from knerex_jax.quantize.planner import Planned, carried_by_slots
 from knerex_jax.refine.bias import adjust_bias
 from knerex_jax.refine.headroom import HEADROOMS, Fold, HeadroomChoice, search_headroom
 from knerex_jax.refine.noise import NoiseMeter
@@ -128,7 +129,7 @@ def choose_ranges(
             plans[name] = make_plan(model, ranges, candidates[name].config, base=base, ops=ops)
             base = base or plans[name]
     assert base is not None, "a search tries some rules"
-    wide = _has_wide_data(base, measured)
+    wide = _asks_for_wide_data(model, base)
     if wide:
         plans = _distinct(plans)
     meter = NoiseMeter.of(model, samples, ops, config.batch_size)
@@ -144,9 +145,12 @@ def choose_ranges(
     return RangeChoice(finalists, {label: _db(n) for label, n in found.noise.items()}, headroom)
 
 
-def _has_wide_data(planned: Planned, measured: Measured) -> bool:
-    """Whether any data have 15 bits; constants, which have them by default, never exceed their ranges."""
-    return any(f.bits == 15 for t, f in planned.plan.formats.items() if t not in measured.constants)
+def _asks_for_wide_data(model: Model, planned: Planned) -> bool:
+    """Whether any data have 15 bits beside constants and the inside of decomposed operators, which always have."""
+    graph = model.graph
+    always = {t for n in graph.nodes if n.wide or is_constant_operand(n, model) for t in n.outputs}
+    carried = carried_by_slots(model, planned.model)
+    return any(f.bits == 15 and carried.get(t, t) not in always for t, f in planned.plan.formats.items())
 
 
 def _distinct(plans: Mapping[str, Planned]) -> dict[str, Planned]:

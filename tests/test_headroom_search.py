@@ -8,17 +8,20 @@ from knerex_jax import embedded
 from knerex_jax.api import run_ptq
 from knerex_jax.diagnose.whatif import WhatIf
 from knerex_jax.flow import analyze, make_plan, measure
+from knerex_jax.graph.ir import Model
 from knerex_jax.improve import RangeChoice, choose_ranges, searched_configs
+from knerex_jax.ops import REGISTRY
+from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.quantize.config import PTQConfig
 
 INT16 = {f"{side}_bitwidth_mode": "int16" for side in ("datapath", "weight", "model_in", "model_out")}
 COUNT, SHAPE = 32, (4, 3, 5)
 
 
-def search(data: np.ndarray, **options: object) -> RangeChoice:
-    """The choice for two convolutions of 1x1."""
+def search(data: np.ndarray, model: Model | None = None, **options: object) -> RangeChoice:
+    """The choice for a model: two convolutions of 1x1."""
     net = Net({"x": (1, *SHAPE)})
-    model = net.model(net.conv(net.conv("x", 4, kernel=1), 4, kernel=1))
+    model = model or net.model(net.conv(net.conv("x", 4, kernel=1), 4, kernel=1))
     config = PTQConfig(platform="730", range_search=True, **options)
     measured = measure(model, {"x": list(data)}, config, also=searched_configs(config).values())
     return choose_ranges(model, measured, {"x": data}, config)
@@ -49,6 +52,17 @@ def test_the_search_is_for_data_of_16_bits_that_the_user_leaves_open(familiar):
     assert search(familiar[:7], **INT16).headroom is None, "too few samples to judge"
     fixed = search(familiar, headroom_16b=1.0, **INT16)
     assert fixed.headroom is None and fixed.finalists[0].config.headroom_16b == 1.0
+
+
+def test_decomposed_operators_of_an_8_bit_model_ask_for_no_search(familiar):
+    net = Net({"x": (1, *SHAPE)})
+    scores = net.add("Softmax", net.add("Add", net.conv("x", 4, kernel=1), net.random(4, 1, 1)), axis=1)
+    model = decompose_model(net.model(net.conv(scores, 4, kernel=1)), REGISTRY)
+    config = PTQConfig(platform="730")
+    formats = make_plan(model, analyze(model, {"x": list(familiar)}, config), config).plan.formats
+    assert 15 in {f.bits for f in formats.values()}
+    assert search(familiar, model).headroom is None
+    assert search(familiar, model, model_out_bitwidth_mode="int16").headroom is not None
 
 
 def test_rules_that_differ_at_8_bits_only_are_tried_once(familiar):
