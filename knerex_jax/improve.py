@@ -21,7 +21,7 @@ from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.planner import Planned, carried_by_slots
 from knerex_jax.refine.bias import adjust_bias
-from knerex_jax.refine.headroom import HEADROOMS, Fold, HeadroomChoice, search_headroom
+from knerex_jax.refine.headroom import Fold, Room, RoomChoice, rooms, search_room
 from knerex_jax.refine.noise import NoiseMeter
 from knerex_jax.refine.ranges import search_ranges
 from knerex_jax.refine.rounding import learn_rounding
@@ -71,12 +71,12 @@ class RangeChoice:
     Attributes:
       finalists: rules of the last round, the best first.
       snr_db: label -> SNR in dB (of the mean share of noise over the outputs); see `RangeSearch.noise`.
-      headroom: of 16-bit data, as the finalists have it; None where it was not searched.
+      room: headroom of 16-bit data and guard, as all finalists have them; None where this was not searched.
     """
 
     finalists: tuple[Candidate, ...]
     snr_db: Mapping[str, float]
-    headroom: HeadroomChoice | None = None
+    room: RoomChoice | None = None
 
     def candidates(self, config: PTQConfig) -> tuple[Candidate, ...]:
         """The rules between which refining decides: one where nothing is refined, or widths are ranked for one."""
@@ -85,9 +85,9 @@ class RangeChoice:
     def to_json(self) -> dict[str, Any]:
         """The table of the search as plain data."""
         found = {"finalists": [c.label for c in self.finalists], "snr_db": dict(self.snr_db)}
-        if self.headroom is not None:
-            by_fold = {f"{bits:g}": list(snr) for bits, snr in self.headroom.snr_db.items()}
-            found["headroom_16b"] = {"chosen": self.headroom.bits, "snr_db_by_fold": by_fold}
+        if self.room is not None:
+            by_fold = {str(room): list(snr) for room, snr in self.room.snr_db.items()}
+            found["held_out"] = {"chosen": str(self.room.chosen), "snr_db_by_fold": by_fold}
         return found
 
 
@@ -102,8 +102,8 @@ def choose_ranges(
 ) -> RangeChoice:
     """Tries range rules and guards in real integers, and takes the one with least noise at the outputs of the model.
 
-    Then, where data have 16 bits and the config leaves their headroom open, it tries headrooms with the best rule, and
-    all finalists get the one that is best for samples that did not set the ranges.
+    Then, where data have 16 bits and the config leaves their headroom open, it tries headrooms and guards with the best
+    rule, and all finalists get those that are best for samples that did not set the ranges.
 
     Args:
       model: decomposed.
@@ -122,8 +122,9 @@ def choose_ranges(
     base: Planned | None = None
     plans: dict[str, Planned] = {}
     candidates: dict[str, Candidate] = {}
+    guards = sorted({*GUARDS, config.guard})
     for (label, rule), ranges in zip(rules.items(), ranges_of_each(measured, rules.values()), strict=True):
-        for guard in sorted({*GUARDS, config.guard}):
+        for guard in guards:
             name = f"{label}, guard {guard}"
             candidates[name] = Candidate(name, replace(rule, guard_bits=guard), ranges)
             plans[name] = make_plan(model, ranges, candidates[name].config, base=base, ops=ops)
@@ -135,14 +136,20 @@ def choose_ranges(
     meter = NoiseMeter.of(model, samples, ops, config.batch_size)
     tell = None if progress is None else partial(progress, "try ranges")
     found = search_ranges(plans, meter, tell)
-    finalists = tuple(candidates[label] for label in found.finalists)
-    headroom = None
+    finalists, room = tuple(candidates[label] for label in found.finalists), None
     if wide and config.headroom_16b is None and _count(samples) >= FEWEST_SAMPLES:
+        best = finalists[0].config
         tell = None if progress is None else partial(progress, "try headroom")
-        folds = _folds(model, samples, finalists[0].config, base, meter, ops)
-        headroom = search_headroom(folds, finalists[0].config.wide_headroom, tell)
-        finalists = tuple(replace(c, config=replace(c.config, headroom_16b=headroom.bits)) for c in finalists)
-    return RangeChoice(finalists, {label: _db(n) for label, n in found.noise.items()}, headroom)
+        default = Room(best.wide_headroom, best.guard)
+        room = search_room(_folds(model, samples, best, rooms(default, guards), base, meter, ops), default, tell)
+        finalists = tuple({c.label: c for c in (_with_room(c, room.chosen) for c in finalists)}.values())
+    return RangeChoice(finalists, {label: _db(n) for label, n in found.noise.items()}, room)
+
+
+def _with_room(candidate: Candidate, room: Room) -> Candidate:
+    rule, _, _ = candidate.label.rpartition(", guard ")
+    config = replace(candidate.config, headroom_16b=room.headroom, guard_bits=room.guard)
+    return Candidate(f"{rule}, {room}", config, candidate.ranges)
 
 
 def _asks_for_wide_data(model: Model, planned: Planned) -> bool:
@@ -162,15 +169,23 @@ def _distinct(plans: Mapping[str, Planned]) -> dict[str, Planned]:
     return {label: plans[label] for label in first.values()}
 
 
-def _folds(model: Model, samples: Samples, config: PTQConfig, base: Planned, meter: NoiseMeter, ops: Ops) -> list[Fold]:
-    """Plans for every headroom and the ranges of all samples but one fold, which judges."""
+def _folds(
+    model: Model,
+    samples: Samples,
+    config: PTQConfig,
+    tried: Sequence[Room],
+    base: Planned,
+    meter: NoiseMeter,
+    ops: Ops,
+) -> list[Fold]:
+    """Plans with every room for the ranges of all samples but one fold, which judges."""
     fold = fold_of(np.arange(_count(samples)))
     numbers = range(HELD_OUT_EVERY)
     parts = measure_parts(model, [_source(samples, np.flatnonzero(fold == k)) for k in numbers], config, ops=ops)
+    configs = {room: replace(config, headroom_16b=room.headroom, guard_bits=room.guard) for room in tried}
 
-    def plans(ranges: Ranges) -> dict[float, Planned]:
-        tried = {h: replace(config, headroom_16b=h) for h in sorted({*HEADROOMS, config.wide_headroom}, reverse=True)}
-        return {h: make_plan(model, ranges, c, base=base, ops=ops) for h, c in tried.items()}
+    def plans(ranges: Ranges) -> dict[Room, Planned]:
+        return {room: make_plan(model, ranges, c, base=base, ops=ops) for room, c in configs.items()}
 
     others = [[part for i, part in enumerate(parts) if i != k] for k in numbers]
     return [

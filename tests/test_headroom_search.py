@@ -13,6 +13,7 @@ from knerex_jax.improve import RangeChoice, choose_ranges, searched_configs
 from knerex_jax.ops import REGISTRY
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.quantize.config import PTQConfig
+from knerex_jax.refine.headroom import Room
 
 INT16 = {f"{side}_bitwidth_mode": "int16" for side in ("datapath", "weight", "model_in", "model_out")}
 COUNT, SHAPE = 32, (4, 3, 5)
@@ -36,7 +37,7 @@ def familiar() -> np.ndarray:
 def test_data_without_surprises_need_no_headroom(familiar):
     choice = search(familiar, **INT16)
     assert {c.config.headroom_16b for c in choice.finalists} == {0.0}
-    assert min(choice.headroom.snr_db[0.0]) > max(choice.headroom.snr_db[2.0]) + 6
+    assert min(choice.room.snr_db[Room(0.0, 0)]) > max(choice.room.snr_db[Room(2.0, 0)]) + 6
 
 
 def test_headroom_stays_where_held_out_samples_exceed_the_ranges(familiar):
@@ -44,14 +45,14 @@ def test_headroom_stays_where_held_out_samples_exceed_the_ranges(familiar):
     loud[9] *= 3.5
     choice = search(loud, **INT16)
     assert {c.config.headroom_16b for c in choice.finalists} == {2.0}
-    assert sum(snr < 20 for snr in choice.headroom.snr_db[0.0]) == 1
+    assert sum(snr < 20 for snr in choice.room.snr_db[Room(0.0, 0)]) == 1
 
 
 def test_the_search_is_for_data_of_16_bits_that_the_user_leaves_open(familiar):
-    assert search(familiar).headroom is None, "8-bit data"
-    assert search(familiar[:7], **INT16).headroom is None, "too few samples to judge"
+    assert search(familiar).room is None, "8-bit data"
+    assert search(familiar[:7], **INT16).room is None, "too few samples to judge"
     fixed = search(familiar, headroom_16b=1.0, **INT16)
-    assert fixed.headroom is None and fixed.finalists[0].config.headroom_16b == 1.0
+    assert fixed.room is None and fixed.finalists[0].config.headroom_16b == 1.0
 
 
 def test_decomposed_operators_of_an_8_bit_model_ask_for_no_search(familiar):
@@ -61,8 +62,8 @@ def test_decomposed_operators_of_an_8_bit_model_ask_for_no_search(familiar):
     config = PTQConfig(platform="730")
     formats = make_plan(model, analyze(model, {"x": list(familiar)}, config), config).plan.formats
     assert 15 in {f.bits for f in formats.values()}
-    assert search(familiar, model).headroom is None
-    assert search(familiar, model, model_out_bitwidth_mode="int16").headroom is not None
+    assert search(familiar, model).room is None
+    assert search(familiar, model, model_out_bitwidth_mode="int16").room is not None
 
 
 def test_rules_that_differ_at_8_bits_only_are_tried_once(familiar):
@@ -88,9 +89,10 @@ def test_the_report_says_what_was_found_and_what_if_reads_it_back(tmp_path):
     result = run_ptq(
         p_onnx=embedded.model_path(), np_txt=data, mode=1, p_output=tmp_path, platform="730", range_search=True, **INT16
     )
-    found = result.report["learned"]["range_search"]["headroom_16b"]
-    assert found["chosen"] == result.report["applied"]["headroom_16b"]
-    assert set(found["snr_db_by_fold"]) == {"3", "2", "1.5", "1", "0.5", "0"}
+    search, applied = result.report["learned"]["range_search"], result.report["applied"]
+    found = search["held_out"]
+    assert found["chosen"] == str(Room(applied["headroom_16b"], applied["guard_bits"]))
+    assert found["chosen"] in found["snr_db_by_fold"] and search["chosen"].endswith(found["chosen"])
     assert {len(each) for each in found["snr_db_by_fold"].values()} == {4}
     made = WhatIf.load(tmp_path).change({}).planned
     assert made.plan.to_json()["tensors"] == result.plan.to_json()["tensors"]

@@ -176,7 +176,7 @@ def measure(subject: Subject, platform: str, width: str, args: argparse.Namespac
             "loss": paired_loss(subject, outputs),
             "islands": result.report["islands"],
             "chosen": searched.get("chosen"),
-            "headroom_16b": searched.get("headroom_16b"),
+            "held_out": searched.get("held_out"),
             "stage_errors": stage_errors(subject, result),
             "bytes": {key: path.stat().st_size for key, path in result.paths.items()},
             "oracle_mismatches": mismatches(result, fixed, inputs, outputs, args.oracle) if args.oracle else None,
@@ -224,7 +224,6 @@ def line(row: Row) -> str:
     """One markdown row."""
     asked = row["asked"]
     rule = f"{asked['pct']:g}" if asked["recipe"] == "plain" else row.get("chosen") or asked["recipe"]
-    rule += f", headroom {row['headroom_16b']['chosen']:g}" if row.get("headroom_16b") else ""
     width = row["width"] + ", outputs 15" * bool(asked.get("wide_outputs"))
     start = f"| {row['model']} | {row['platform']} | {width} | {rule}; "
     if "error" in row:

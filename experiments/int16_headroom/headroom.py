@@ -41,19 +41,21 @@ def study(name: str, args: argparse.Namespace) -> dict[str, Any]:
     measured_s = time.perf_counter() - started
     choice = choose_ranges(model, measured, samples, config)
     search_s = time.perf_counter() - started - measured_s
-    best, found = choice.finalists[0], choice.headroom
-    assert found is not None
-    tried = sorted(found.snr_db) if args.all else sorted({found.bits, config.wide_headroom})
-    plans = {h: kx.make_plan(model, best.ranges, replace(best.config, headroom_16b=h)) for h in tried}
+    best, room = choice.finalists[0], choice.room
+    assert room is not None
+    before = next(iter(room.snr_db))
+    tried = {str(r): r for r in (room.snr_db if args.all else (before, room.chosen))}
+    configs = {k: replace(best.config, headroom_16b=r.headroom, guard_bits=r.guard) for k, r in tried.items()}
+    plans = {k: kx.make_plan(model, best.ranges, c) for k, c in configs.items()}
     inputs = {t: np.asarray(v) for t, v in real.evaluation(args.samples)[0].items()}
     reference = kx.FloatModel(model).run(inputs, batch_size=args.batch)
     real_outputs = {t: v for t, v in reference.items() if v.dtype.kind == "f"}
     meter = NoiseMeter(inputs, real_outputs, args.batch)
     meter.prepare_for(list(plans.values()))
-    snr = {h: {t: round(-10 * np.log10(n), 2) for t, n in meter.by_output(p).items()} for h, p in plans.items()}
+    snr = {k: {t: round(-10 * np.log10(n), 2) for t, n in meter.by_output(p).items()} for k, p in plans.items()}
     return {
         "model": name, "samples": [len(rows), len(next(iter(inputs.values())))], "rule": best.label,
-        "chosen": found.bits, "folds_db": found.snr_db, "outputs_db": snr,
+        "folds_db": {str(r): np.round(snr, 2).tolist() for r, snr in room.snr_db.items()}, "outputs_db": snr,
         "measure_s": round(measured_s), "search_s": round(search_s),
     }  # fmt: skip
 
@@ -74,7 +76,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(REAL_MODELS))
     parser.add_argument("--samples", type=int, help="evaluation samples; default: all")
     parser.add_argument("--batch", type=int, default=8, help="samples per compiled step; decides the memory")
-    parser.add_argument("--all", action="store_true", help="evaluate every headroom, not only default and chosen")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="evaluate all that was tried, not only before and after",
+    )
     parser.add_argument("--out", type=Path, help="JSON; rows are added to those that are there")
     return parser.parse_args()
 

@@ -1,30 +1,43 @@
-"""By which rule one headroom is taken before another."""
+"""By which rule one headroom and guard are taken before others."""
 
-from knerex_jax.refine.headroom import choose_headroom
+from knerex_jax.refine.headroom import HEADROOMS, MOST, Room, choose_room, rooms
 
-QUIET = {3.0: (50.0, 50.1), 2.0: (56.0, 56.1), 1.0: (62.0, 62.1), 0.5: (65.0, 65.1), 0.0: (68.0, 68.1)}
+DEFAULT = Room(2.0, 3)
+QUIET = {Room(h, 3): (68.0 - 6 * h, 68.1 - 6 * h) for h in (3.0, 2.0, 1.0, 0.5, 0.0)}
 """Nothing exceeds the ranges: every bit of headroom costs 6 dB."""
 
 
 def test_without_surprises_no_headroom_is_best():
-    assert choose_headroom(QUIET, 2.0) == 0.0
+    assert choose_room(QUIET, DEFAULT) == Room(0.0, 3)
 
 
-def test_of_headrooms_as_good_as_the_best_the_largest_is_taken():
-    assert choose_headroom({**QUIET, 0.5: (67.5, 67.5)}, 2.0) == 0.5
+def test_of_those_as_good_as_the_best_the_one_with_most_room_is_taken():
+    assert choose_room({**QUIET, Room(0.5, 3): (67.5, 67.5)}, DEFAULT) == Room(0.5, 3)
+    assert choose_room({**QUIET, Room(0.0, 1): (67.5, 67.5), Room(0.0, 2): (67.9, 67.9)}, DEFAULT) == Room(0.0, 1)
 
 
 def test_the_default_stands_unless_another_gains_a_decibel():
-    alike = {3.0: (60.0,), 2.0: (60.0,), 1.0: (60.9,), 0.0: (60.9,)}
-    assert choose_headroom(alike, 2.0) == 2.0
-    assert choose_headroom({**alike, 0.0: (61.1,)}, 2.0) == 1.0
+    alike = {Room(3.0, 3): (60.0,), DEFAULT: (60.0,), Room(1.0, 3): (60.9,), Room(0.0, 0): (60.9,)}
+    assert choose_room(alike, DEFAULT) == DEFAULT
+    assert choose_room({**alike, Room(0.0, 0): (61.1,)}, DEFAULT) == Room(1.0, 3)
 
 
 def test_a_fold_that_needs_headroom_keeps_it():
-    ruined = {h: (snr[0], snr[1] if h >= 2 else 15.0) for h, snr in QUIET.items()}
-    assert choose_headroom(ruined, 2.0) == 2.0
+    ruined = {room: (snr[0], snr[1] if room.headroom >= 2 else 15.0) for room, snr in QUIET.items()}
+    assert choose_room(ruined, DEFAULT) == DEFAULT
+
+
+def test_a_narrower_guard_lets_the_headroom_go_where_small_channels_exceed():
+    wide = {Room(room.headroom, 3): (snr[0], snr[1] if room.headroom >= 2 else 15.0) for room, snr in QUIET.items()}
+    narrow = {Room(room.headroom, 1): (snr[0] - 3, snr[1] - 3) for room, snr in QUIET.items() if room.headroom >= 1}
+    assert choose_room({**wide, **narrow}, DEFAULT) == Room(1.0, 1)
 
 
 def test_a_freak_beyond_every_headroom_decides_nothing():
-    freak = {h: (*snr, *snr, 5.0 + 2 * h) for h, snr in QUIET.items()}
-    assert choose_headroom(freak, 2.0) == 0.0
+    freak = {room: (*snr, *snr, 5.0 + 2 * room.headroom) for room, snr in QUIET.items()}
+    assert choose_room(freak, DEFAULT) == Room(0.0, 3)
+
+
+def test_no_guard_wider_than_the_default_is_tried():
+    tried = rooms(Room(2.0, 1), (0, 1, 2, 3))
+    assert tried[0] == Room(2.0, 1) and set(tried) == {Room(h, g) for h in HEADROOMS for g in (0, 1)} | {Room(MOST, 1)}
