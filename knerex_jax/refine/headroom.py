@@ -20,8 +20,8 @@ HEADROOMS = (2.0, 1.5, 1.0, 0.5, 0.0)
 MOST = 3.0
 """And this with the default guard, should the default headroom not be enough."""
 
-LEAST_GAIN_DB = 1.0
-"""A smaller gain is chance."""
+LEAST_GAIN_DB = 2.0
+"""Smaller differences are unproven (contract, section 1)."""
 
 
 class Room(NamedTuple):
