@@ -1,6 +1,6 @@
 """The stages of a run as functions: read, measure, ranges, widths, plan, refinements."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,19 @@ def measure(
       ModelError: the data does not fit the model, or holds NaN or infinity.
       UnsupportedOpError: an operator has no integer rule and does not run on the host.
     """
+    return measure_parts(model, [data], config, also=also, progress=progress, ops=ops)[0]
+
+
+def measure_parts(
+    model: Model,
+    parts: Sequence[Any],
+    config: PTQConfig,
+    *,
+    also: Iterable[PTQConfig] = (),
+    progress: Callable[[int], None] | None = None,
+    ops: Ops = REGISTRY,
+) -> list[Measured]:
+    """`measure` for several sets of data, each for itself: with the compiled steps of one. They can be merged."""
     structure = analyse(model, config.target, ops)
     for node in model.graph.nodes:  # what cannot be assembled later is better told now
         if node.name in structure.islands or node.name in structure.plain:
@@ -94,9 +107,9 @@ def measure(
     measurement = Measurement(
         fn, params, observed, model.graph.types, config.batch_size, config.data_analysis_threads, progress
     )
-    return calibration.measure(
-        measurement, open_calibration(data, model, config), [_range_rule(c) for c in (config, *also)],
-        outputs=model.graph.outputs, constants=constants,
+    return calibration.measure_parts(
+        measurement, [open_calibration(data, model, config) for data in parts],
+        [_range_rule(c) for c in (config, *also)], outputs=model.graph.outputs, constants=constants,
     )  # fmt: skip
 
 
@@ -216,4 +229,6 @@ def _range_rule(config: PTQConfig) -> RangeRule:
 
 def _policy(config: PTQConfig) -> RangePolicy:
     """How ranges are widened, by a config."""
-    return RangePolicy(guard_bits=config.guard, output_headroom=config.headroom)
+    return RangePolicy(
+        guard_bits=config.guard, headroom_bits={8: 0, 15: config.wide_headroom}, output_headroom=config.headroom
+    )

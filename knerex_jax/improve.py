@@ -12,17 +12,20 @@ import numpy as np
 
 from knerex_jax.calibrate.measured import Measured
 from knerex_jax.calibrate.ranges import Ranges
-from knerex_jax.flow import Ops, make_plan, ranges_of_each
+from knerex_jax.data.sources import Sample, Source
+from knerex_jax.flow import Ops, make_plan, measure_parts, ranges_of, ranges_of_each
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.constant import is_constant_operand
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.plan import Note
-from knerex_jax.quantize.planner import Planned
+from knerex_jax.quantize.planner import Planned, carried_by_slots
 from knerex_jax.refine.bias import adjust_bias
+from knerex_jax.refine.headroom import Fold, Room, RoomChoice, rooms, search_room
 from knerex_jax.refine.noise import NoiseMeter
 from knerex_jax.refine.ranges import search_ranges
 from knerex_jax.refine.rounding import learn_rounding
-from knerex_jax.refine.split import FEWEST_SAMPLES, held_out
+from knerex_jax.refine.split import FEWEST_SAMPLES, HELD_OUT_EVERY, fold_of, held_out
 
 Samples = Mapping[str, np.ndarray]
 """Input name -> [N, ...] in place of the model's batch axis."""
@@ -68,10 +71,12 @@ class RangeChoice:
     Attributes:
       finalists: rules of the last round, the best first.
       snr_db: label -> SNR in dB (of the mean share of noise over the outputs); see `RangeSearch.noise`.
+      room: headroom of 16-bit data and guard, as all finalists have them; None where this was not searched.
     """
 
     finalists: tuple[Candidate, ...]
     snr_db: Mapping[str, float]
+    room: RoomChoice | None = None
 
     def candidates(self, config: PTQConfig) -> tuple[Candidate, ...]:
         """The rules between which refining decides: one where nothing is refined, or widths are ranked for one."""
@@ -79,7 +84,11 @@ class RangeChoice:
 
     def to_json(self) -> dict[str, Any]:
         """The table of the search as plain data."""
-        return {"finalists": [c.label for c in self.finalists], "snr_db": dict(self.snr_db)}
+        found = {"finalists": [c.label for c in self.finalists], "snr_db": dict(self.snr_db)}
+        if self.room is not None:
+            by_fold = {str(room): list(snr) for room, snr in self.room.snr_db.items()}
+            found["held_out"] = {"chosen": str(self.room.chosen), "snr_db_by_fold": by_fold}
+        return found
 
 
 def choose_ranges(
@@ -92,6 +101,9 @@ def choose_ranges(
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> RangeChoice:
     """Tries range rules and guards in real integers, and takes the one with least noise at the outputs of the model.
+
+    Then, where data have 16 bits and the config leaves their headroom open, it tries headrooms and guards with the best
+    rule, and all finalists get those that are best for samples that did not set the ranges.
 
     Args:
       model: decomposed.
@@ -110,16 +122,86 @@ def choose_ranges(
     base: Planned | None = None
     plans: dict[str, Planned] = {}
     candidates: dict[str, Candidate] = {}
+    guards = sorted({*GUARDS, config.guard})
     for (label, rule), ranges in zip(rules.items(), ranges_of_each(measured, rules.values()), strict=True):
-        for guard in sorted({*GUARDS, config.guard}):
+        for guard in guards:
             name = f"{label}, guard {guard}"
             candidates[name] = Candidate(name, replace(rule, guard_bits=guard), ranges)
             plans[name] = make_plan(model, ranges, candidates[name].config, base=base, ops=ops)
             base = base or plans[name]
-    tell = None if progress is None else lambda done, total: progress("try ranges", done, total)
-    found = search_ranges(plans, NoiseMeter.of(model, samples, ops, config.batch_size), tell)
-    snr = {label: _db(n) for label, n in found.noise.items()}
-    return RangeChoice(tuple(candidates[label] for label in found.finalists), snr)
+    assert base is not None, "a search tries some rules"
+    wide = _asks_for_wide_data(model, base)
+    if wide:
+        plans = _distinct(plans)
+    meter = NoiseMeter.of(model, samples, ops, config.batch_size)
+    tell = None if progress is None else partial(progress, "try ranges")
+    found = search_ranges(plans, meter, tell)
+    finalists, room = tuple(candidates[label] for label in found.finalists), None
+    if wide and config.headroom_16b is None and _count(samples) >= FEWEST_SAMPLES:
+        best = finalists[0].config
+        tell = None if progress is None else partial(progress, "try headroom")
+        default = Room(best.wide_headroom, best.guard)
+        room = search_room(_folds(model, samples, best, rooms(default, guards), base, meter, ops), default, tell)
+        finalists = tuple({c.label: c for c in (_with_room(c, room.chosen) for c in finalists)}.values())
+    return RangeChoice(finalists, {label: _db(n) for label, n in found.noise.items()}, room)
+
+
+def _with_room(candidate: Candidate, room: Room) -> Candidate:
+    rule, _, _ = candidate.label.rpartition(", guard ")
+    config = replace(candidate.config, headroom_16b=room.headroom, guard_bits=room.guard)
+    return Candidate(f"{rule}, {room}", config, candidate.ranges)
+
+
+def _asks_for_wide_data(model: Model, planned: Planned) -> bool:
+    """Whether any data have 15 bits beside constants and the inside of decomposed operators, which always have."""
+    graph = model.graph
+    always = {t for n in graph.nodes if n.wide or is_constant_operand(n, model) for t in n.outputs}
+    carried = carried_by_slots(model, planned.model)
+    return any(f.bits == 15 and carried.get(t, t) not in always for t, f in planned.plan.formats.items())
+
+
+def _distinct(plans: Mapping[str, Planned]) -> dict[str, Planned]:
+    """The plans without those equal to an earlier one: rules that differ at 8 bits only."""
+    first: dict[tuple[Any, ...], str] = {}
+    for label, planned in plans.items():
+        formats = planned.plan.formats.items()
+        first.setdefault(tuple((t, f.bits, f.radix.tobytes(), f.scale.tobytes()) for t, f in formats), label)
+    return {label: plans[label] for label in first.values()}
+
+
+def _folds(
+    model: Model,
+    samples: Samples,
+    config: PTQConfig,
+    tried: Sequence[Room],
+    base: Planned,
+    meter: NoiseMeter,
+    ops: Ops,
+) -> list[Fold]:
+    """Plans with every room for the ranges of all samples but one fold, which judges."""
+    fold = fold_of(np.arange(_count(samples)))
+    numbers = range(HELD_OUT_EVERY)
+    parts = measure_parts(model, [_source(samples, np.flatnonzero(fold == k)) for k in numbers], config, ops=ops)
+    configs = {room: replace(config, headroom_16b=room.headroom, guard_bits=room.guard) for room in tried}
+
+    def plans(ranges: Ranges) -> dict[Room, Planned]:
+        return {room: make_plan(model, ranges, c, base=base, ops=ops) for room, c in configs.items()}
+
+    others = [[part for i, part in enumerate(parts) if i != k] for k in numbers]
+    return [
+        Fold(plans(ranges_of(first.merge(*rest), config)), meter.part(fold == k))
+        for k, (first, *rest) in zip(numbers, others, strict=True)
+    ]
+
+
+def _source(samples: Samples, chosen: np.ndarray) -> Source:
+    """Some of the samples as calibration data."""
+    jobs = [partial(_sample, samples, i) for i in chosen]
+    return Source(rereadable=True, count=len(jobs), jobs=lambda: jobs)
+
+
+def _sample(samples: Samples, index: int) -> Sample:
+    return {t: a[index] for t, a in samples.items()}
 
 
 def searched_configs(config: PTQConfig) -> dict[str, PTQConfig]:

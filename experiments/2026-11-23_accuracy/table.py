@@ -167,6 +167,7 @@ def measure(subject: Subject, platform: str, width: str, args: argparse.Namespac
         quantized = time.perf_counter()
         outputs = fixed.run(inputs, batch_size=subject.batch)
         close = closeness(reference, outputs)
+        searched = result.report["learned"].get("range_search", {})
         return {
             "worst_db": min(v for v in close.values() if not isinstance(v, bool)),
             "closeness": close,
@@ -174,7 +175,8 @@ def measure(subject: Subject, platform: str, width: str, args: argparse.Namespac
             "fixed": subject.real.metrics(outputs, reference, labels),
             "loss": paired_loss(subject, outputs),
             "islands": result.report["islands"],
-            "chosen": result.report["learned"].get("range_search", {}).get("chosen"),
+            "chosen": searched.get("chosen"),
+            "held_out": searched.get("held_out"),
             "stage_errors": stage_errors(subject, result),
             "bytes": {key: path.stat().st_size for key, path in result.paths.items()},
             "oracle_mismatches": mismatches(result, fixed, inputs, outputs, args.oracle) if args.oracle else None,

@@ -24,6 +24,9 @@ _CPU_PIECE = 1 << 18
 Observers = Mapping[str, tuple[tuple[Observer, ...], tuple[Any, ...]]]
 """Tensor -> its observers, and what each one's `init` takes."""
 
+Step = Callable[..., Any]
+"""(states, params, padded batch, samples in it) -> (states, which tensors are poisoned), compiled."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -56,13 +59,21 @@ class Measurement:
         return self.types[tensor].size // self.channels(tensor)
 
 
-def read(measurement: Measurement, batches: Iterator[Batch], observers: Observers) -> tuple[int, int, dict[str, Any]]:
+def read(
+    measurement: Measurement, batches: Iterator[Batch], observers: Observers, step: Step | None = None
+) -> tuple[int, int, dict[str, Any]]:
     """Shows all batches to the observers: one compiled step, at most one of them in flight.
+
+    Args:
+      measurement: what is measured.
+      batches: of the data.
+      observers: by tensor.
+      step: from `compile_step` for the same observers, whatever their windows; without it, a new one.
 
     Returns:
       Number of samples, a checksum of their values, and tensor -> states on the host, counts as large as they come.
     """
-    step = compile_step(measurement, observers)
+    step = step or compile_step(measurement, observers)
     params = jax.device_put(measurement.params)
     states = init_states(observers)
     done, digest, since, size, totals, running = 0, 0, 0, 0, {}, None
@@ -90,7 +101,7 @@ def init_states(observers: Observers) -> dict[str, Any]:
     return jax.jit(lambda: {t: tuple(o.init(a) for o, a in zip(*pair, strict=True)) for t, pair in observers.items()})()
 
 
-def compile_step(measurement: Measurement, observers: Observers) -> Callable[..., Any]:
+def compile_step(measurement: Measurement, observers: Observers) -> Step:
     piece = _CPU_PIECE if jax.default_backend() == "cpu" else 1 << 30
     axes, fn = measurement.observed, measurement.fn
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from knerex_jax.calibrate.measured import Measured, RangeRule, is_enough
 from knerex_jax.calibrate.observers import Extremes, Grid, Observer, extremes, histogram
-from knerex_jax.calibrate.reading import Batch, Measurement, read
+from knerex_jax.calibrate.reading import Batch, Measurement, Observers, compile_step, read
 from knerex_jax.calibrate.state import CalibrationState, TensorState, code_of, state_of_range
 from knerex_jax.data.sources import Source
 from knerex_jax.errors import ModelError
@@ -55,43 +55,74 @@ def measure(
       ModelError: a tensor becomes NaN or infinite (the message names it), or the data does not fit the model.
       ConfigError: a batch of that size cannot be counted.
     """
-    state, notes = (
-        _twice(measurement, source, rules, outputs, constants) if source.rereadable else _once(measurement, source)
-    )
+    return measure_parts(measurement, [source], rules, outputs=outputs, constants=constants)[0]
+
+
+def measure_parts(
+    measurement: Measurement,
+    sources: Sequence[Source],
+    rules: Sequence[RangeRule],
+    *,
+    outputs: Collection[str] = (),
+    constants: Collection[str] = (),
+) -> list[Measured]:
+    """`measure` for several sets of data, each for itself, with the same compiled steps for all of them."""
+    if all(source.rereadable for source in sources):
+        measured = _twice(measurement, sources, rules, outputs, constants)
+    else:
+        measured = [_once(measurement, source) for source in sources]
     shapes = {t: measurement.types[t].shape for t in outputs}
-    return Measured(state, shapes, frozenset(constants), notes)
+    return [Measured(state, shapes, frozenset(constants), notes) for state, notes in measured]
 
 
 def _twice(
     measurement: Measurement,
-    source: Source,
+    sources: Sequence[Source],
     rules: Sequence[RangeRule],
     outputs: Collection[str],
     constants: Collection[str],
-) -> tuple[CalibrationState, tuple[str, ...]]:
+) -> list[tuple[CalibrationState, tuple[str, ...]]]:
     """Exact ranges first, then counts under them, until all that is asked is counted."""
-    samples, digest, seen = read(measurement, _batches(measurement, source), extremes_of(measurement))
-    states = {t: _range_state(measurement, t, samples, found[0]) for t, found in seen.items()}
-    while pending := [
-        t for t, s in states.items() if not is_enough(s, rules, output=t in outputs, constant=t in constants)
-    ]:
-        grids = {t: fine_grid(states[t]) for t in pending}
-        observers = {t: ((histogram(g),), (states[t].next_window(g.octaves),)) for t, g in grids.items()}
-        again, digest_again, windows = read(measurement, _batches(measurement, source), observers)
-        if (again, digest_again) != (samples, digest):
-            raise ModelError(
-                f"the data changed between two readings ({samples} samples, then {again})", where="calibration data",
-                fix="fix the seed of random crops and the like, or pass an iterator, which is read only once",
-            )  # fmt: skip
-        for t in pending:
-            states[t] = states[t].extend(windows.pop(t)[0], grids[t])
-    return CalibrationState(samples, states), ()
+    first = _read_each(measurement, sources, [extremes_of(measurement)] * len(sources))
+    parts = [{t: _range_state(measurement, t, n, found[0]) for t, found in seen.items()} for n, _, seen in first]
+
+    def enough(t: str) -> bool:
+        return all(is_enough(states[t], rules, output=t in outputs, constant=t in constants) for states in parts)
+
+    while pending := [t for t in parts[0] if not enough(t)]:
+        grids = {t: fine_grid(*(states[t] for states in parts)) for t in pending}
+        histograms = {t: (histogram(g),) for t, g in grids.items()}
+        observers = [{t: (h, (s[t].next_window(grids[t].octaves),)) for t, h in histograms.items()} for s in parts]
+        again = _read_each(measurement, sources, observers)
+        for (samples, digest, _), (samples_again, digest_again, windows), states in zip(
+            first, again, parts, strict=True
+        ):
+            if (samples_again, digest_again) != (samples, digest):
+                raise ModelError(
+                    f"the data changed between two readings ({samples} samples, then {samples_again})",
+                    where="calibration data",
+                    fix="fix the seed of random crops and the like, or pass an iterator, which is read only once",
+                )
+            for t in pending:
+                states[t] = states[t].extend(windows.pop(t)[0], grids[t])
+    return [(CalibrationState(n, states), ()) for (n, _, _), states in zip(first, parts, strict=True)]
 
 
-def fine_grid(state: TensorState) -> Grid:
-    """The bins of a tensor's next reading."""
-    octaves = _MORE_OCTAVES if len(state.keys) else _OCTAVES
-    return Grid(_FINE_BITS, octaves, signed=bool((state.below[1] > 0).any()), tail=_TAIL)
+def _read_each(
+    measurement: Measurement, sources: Sequence[Source], observers: Sequence[Observers]
+) -> list[tuple[int, int, dict[str, Any]]]:
+    """Reads every source with its observers, which differ in their windows alone."""
+    step = compile_step(measurement, observers[0])
+    return [
+        read(measurement, _batches(measurement, source), each, step)
+        for source, each in zip(sources, observers, strict=True)
+    ]
+
+
+def fine_grid(*states: TensorState) -> Grid:
+    """The bins of a tensor's next reading, for what is known of it in every set of data."""
+    octaves = _MORE_OCTAVES if any(len(s.keys) for s in states) else _OCTAVES
+    return Grid(_FINE_BITS, octaves, signed=any(bool((s.below[1] > 0).any()) for s in states), tail=_TAIL)
 
 
 def _once(measurement: Measurement, source: Source) -> tuple[CalibrationState, tuple[str, ...]]:

@@ -89,7 +89,11 @@ class WhatIf:
         model = decompose_model(load_onnx(folder / f"{stem}.origin.onnx", ops=ops), ops)
         ranges = Ranges.load(folder / "calibration.npz")
         applied = report["applied"]
-        policy = RangePolicy(guard_bits=applied["guard_bits"], output_headroom=applied["output_headroom"])
+        policy = RangePolicy(
+            guard_bits=applied["guard_bits"],
+            headroom_bits={8: 0, 15: applied["headroom_16b"]},
+            output_headroom=applied["output_headroom"],
+        )
         quan_config = read_quan_config(report["requested"]["quan_config"]) or {}
         planned = _plan(model, ranges, bie.plan, policy, quan_config, {}, slots=None, carried={}, registry=ops)
         refined = not _REFINED.isdisjoint(report["learned"])

@@ -18,6 +18,9 @@ from knerex_jax.targets.machine import MACHINES, Machine, read_ip_config
 PERCENTAGE_16B = 0.999999
 """The published default of percentage_16b."""
 
+HEADROOM_16B = 2.0
+"""Bits of headroom for 16-bit data by default (contract, section 1)."""
+
 INPUT_FORMATS = tuple(f"{name}{wide}" for name in ("1W16C8B", "4W4C8B", "16W1C8B") for wide in ("", "HL"))
 """What input_fmt may say."""
 
@@ -86,6 +89,9 @@ class PTQConfig:
         None, "a channel's range is at least the layer's divided by 2**guard_bits; default 2, 4 or 0 by the widths"
     )
 
+    headroom_16b: float | None = _option(
+        None, "bits by which ranges of 16-bit data are wider than measured; default 2, searched by range_search"
+    )
     output_headroom: float | None = _option(
         None, "share by which the outputs' ranges are wider than any calibration sample's; default 0, searched 0.0625"
     )
@@ -128,6 +134,8 @@ class PTQConfig:
             )  # fmt: skip
         if self.output_headroom is not None:
             _in_range("output_headroom", self.output_headroom, 0, 1)
+        if self.headroom_16b is not None:
+            _in_range("headroom_16b", self.headroom_16b, 0, 8)
         if self.guard_bits is not None:
             _in_range("guard_bits", self.guard_bits, 0, 15)
         for name in ("weight_bandwidth", "dma_bandwidth", "max_ms", "max_mb"):
@@ -226,6 +234,11 @@ class PTQConfig:
         return 4 if self.weight_bitwidth_mode == "int16" else 0
 
     @property
+    def wide_headroom(self) -> float:
+        """headroom_16b as it applies."""
+        return HEADROOM_16B if self.headroom_16b is None else self.headroom_16b
+
+    @property
     def headroom(self) -> float:
         """output_headroom as it applies."""
         if self.output_headroom is not None:
@@ -287,6 +300,7 @@ class PTQConfig:
             "const_in_bitwidth_mode": self._const_width,
             "percentage_16b": self.wide_pct,
             "guard_bits": self.guard,
+            "headroom_16b": self.wide_headroom,
             "output_headroom": self.headroom,
         }
 

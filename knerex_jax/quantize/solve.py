@@ -32,7 +32,7 @@ class RangePolicy:
 
     guard_bits: int = 2
     evidence: int = 3000
-    headroom_bits: Mapping[int, int] = field(default_factory=lambda: {8: 0, 15: 2})
+    headroom_bits: Mapping[int, float] = field(default_factory=lambda: {8: 0, 15: 2})
     output_headroom: float = 0.0
 
 

@@ -49,8 +49,14 @@ class NoiseMeter:
         return cls(inputs, run_float(model, inputs, registry, batch_size).outputs, batch_size)
 
     def prepare_for(self, plans: Sequence[Planned]) -> None:
-        """Compiles one emulator for plans of one program."""
-        self._emulators.append(Emulator.of(plans[0].program, *(p.constants for p in plans)))
+        """Sees to it that plans of one program share an emulator."""
+        groups: dict[object, list[Planned]] = {}
+        for planned in plans:
+            groups.setdefault(planned.program, []).append(planned)
+        for program, same in groups.items():
+            made = Emulator.of(same[0].program, *(p.constants for p in same))
+            if not any(e.program == program and e.covers(made.bounds) for e in self._emulators):
+                self._emulators.append(made)
 
     def by_output(self, planned: Planned) -> dict[str, float]:
         """Energy of the error over energy of the signal (1 / SNR) of every tensor of the reference."""

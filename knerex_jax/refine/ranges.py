@@ -9,6 +9,9 @@ from knerex_jax.refine.noise import NoiseMeter
 ROUND = 4
 """Of so many plans, and on so many times the samples, one goes on to the last round."""
 
+FEWEST = 3
+"""So many go on to the last round at least."""
+
 
 @dataclass(frozen=True)
 class RangeSearch:
@@ -40,9 +43,8 @@ def search_ranges(
       meter: samples to judge by.
       progress: called with (plans measured, plans to measure).
     """
-    for same in _by_program(list(plans.values())):
-        meter.prepare_for(same)
-    last = -(-len(plans) // ROUND)
+    meter.prepare_for(list(plans.values()))
+    last = max(-(-len(plans) // ROUND), min(FEWEST, len(plans)))
     noise: dict[str, float] = {}
 
     def measure(labels: Sequence[str], judge: NoiseMeter, before: int) -> list[str]:
@@ -55,10 +57,3 @@ def search_ranges(
     first = measure(list(plans), meter.part(slice(None, None, ROUND)), 0)
     finalists = measure(first[:last], meter, len(plans))
     return RangeSearch(finalists[0], plans[finalists[0]], noise, tuple(finalists))
-
-
-def _by_program(plans: Sequence[Planned]) -> list[list[Planned]]:
-    groups: dict[object, list[Planned]] = {}
-    for planned in plans:
-        groups.setdefault(planned.program, []).append(planned)
-    return list(groups.values())

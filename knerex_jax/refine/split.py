@@ -21,6 +21,20 @@ def held_out(index: np.ndarray) -> np.ndarray:
     Returns:
       bool [N].
     """
+    return fold_of(index) == 0
+
+
+def fold_of(index: np.ndarray) -> np.ndarray:
+    """Which of `HELD_OUT_EVERY` folds a sample belongs to; fold 0 are those of `held_out`.
+
+    Of every four consecutive samples each fold has one.
+
+    Args:
+      index: int [N], from 0.
+
+    Returns:
+      int [N].
+    """
     group, place = np.divmod(np.asarray(index, np.int64), HELD_OUT_EVERY)
     lots = np.random.PCG64(0).random_raw(int(group.max(initial=0)) + 1) >> np.uint64(62)
-    return place == lots.astype(np.int64)[group]
+    return (place - lots.astype(np.int64)[group]) % HELD_OUT_EVERY

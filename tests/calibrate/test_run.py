@@ -8,7 +8,7 @@ from calibrating import calibrate
 from knerex_jax.calibrate import reading
 from knerex_jax.calibrate.measured import RangeRule, ranges_of
 from knerex_jax.calibrate.reading import Measurement
-from knerex_jax.calibrate.run import extremes_of, measure
+from knerex_jax.calibrate.run import extremes_of, measure, measure_parts
 from knerex_jax.data.sources import open_source
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
@@ -66,6 +66,23 @@ def test_without_a_cut_one_reading_is_enough():
     seen = []
     _calibrate(_source(), pct=1.0, pct_wide=1.0, progress=seen.append)
     assert seen == [16, 32, 37]
+
+
+def test_parts_are_measured_each_for_itself_with_the_steps_of_one():
+    traces, rule = [], RangeRule(pct=0.9, pct_wide=0.99)
+
+    def counted(params, inputs):
+        traces.append(1)
+        return _fn(params, inputs)
+
+    sources = [_source(VALUES[:16]), _source(-np.abs(VALUES[16:32])), _source(np.abs(VALUES[8:24]))]
+    measurement = Measurement(counted, np.float32(2), OBSERVED, TYPES, batch_size=8)
+    parts = measure_parts(measurement, sources, [rule])
+    assert len(traces) == 2
+    alone = [measure(Measurement(_fn, np.float32(2), OBSERVED, TYPES, batch_size=8), s, [rule]) for s in sources]
+    for one, two in zip(parts, alone, strict=True):
+        assert one.state.samples == 16
+        _same(*(ranges_of(measured, [rule])[0] for measured in (one, two)))
 
 
 def test_progress_counts_samples_of_each_reading():

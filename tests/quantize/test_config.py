@@ -75,6 +75,13 @@ def test_the_16_bit_cut_follows_a_wider_8_bit_cut():
     assert PTQConfig(data_analysis_pct=1.0).wide_pct == 1.0  # advised for detectors
 
 
+def test_headroom_of_16_bit_data_is_2_bits_unless_asked_for():
+    assert PTQConfig().applied()["headroom_16b"] == 2 and PTQConfig().to_json()["headroom_16b"] is None
+    assert PTQConfig(headroom_16b=0.5).applied()["headroom_16b"] == 0.5
+    with pytest.raises(ConfigError, match="headroom_16b"):
+        PTQConfig(headroom_16b=-1)
+
+
 def test_unused_knobs_are_noted():
     notes = PTQConfig(outlier_factor=1.5).notes()
     assert {n.where: n.applied for n in notes} == {"outlier_factor": "unused"}

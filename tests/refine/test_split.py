@@ -1,12 +1,18 @@
 import numpy as np
 import pytest
 
-from knerex_jax.refine.split import HELD_OUT_EVERY, held_out
+from knerex_jax.refine.split import HELD_OUT_EVERY, fold_of, held_out
 
 
 def test_one_of_every_four_consecutive_samples_judges():
     judging = held_out(np.arange(400)).reshape(-1, HELD_OUT_EVERY)
     np.testing.assert_array_equal(judging.sum(axis=1), 1)
+
+
+def test_every_fold_has_one_of_every_four_consecutive_samples():
+    folds = fold_of(np.arange(400)).reshape(-1, HELD_OUT_EVERY)
+    np.testing.assert_array_equal(np.sort(folds, axis=1), np.broadcast_to(np.arange(HELD_OUT_EVERY), folds.shape))
+    np.testing.assert_array_equal(folds.reshape(-1) == 0, held_out(np.arange(400)))
 
 
 def test_a_sample_judges_or_not_wherever_the_batch_begins():
