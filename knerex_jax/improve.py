@@ -127,7 +127,7 @@ def choose_ranges(
         for guard in guards:
             name = f"{label}, guard {guard}"
             candidates[name] = Candidate(name, replace(rule, guard_bits=guard), ranges)
-            plans[name] = make_plan(model, ranges, candidates[name].config, base=base, ops=ops)
+            plans[name] = make_plan(model, ranges, candidates[name].config.unranked, base=base, ops=ops)
             base = base or plans[name]
     assert base is not None, "a search tries some rules"
     wide = _asks_for_wide_data(model, base)
@@ -182,7 +182,8 @@ def _folds(
     fold = fold_of(np.arange(_count(samples)))
     numbers = range(HELD_OUT_EVERY)
     parts = measure_parts(model, [_source(samples, np.flatnonzero(fold == k)) for k in numbers], config, ops=ops)
-    configs = {room: replace(config, headroom_16b=room.headroom, guard_bits=room.guard) for room in tried}
+    asked = config.unranked
+    configs = {room: replace(asked, headroom_16b=room.headroom, guard_bits=room.guard) for room in tried}
 
     def plans(ranges: Ranges) -> dict[Room, Planned]:
         return {room: make_plan(model, ranges, c, base=base, ops=ops) for room, c in configs.items()}

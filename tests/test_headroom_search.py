@@ -96,3 +96,10 @@ def test_the_report_says_what_was_found_and_what_if_reads_it_back(tmp_path):
     assert {len(each) for each in found["snr_db_by_fold"].values()} == {4}
     made = WhatIf.load(tmp_path).change({}).planned
     assert made.plan.to_json()["tensors"] == result.plan.to_json()["tensors"]
+
+
+def test_a_search_before_mixbw_plans_with_16_bits(familiar):
+    ranked = {**INT16, "weight_bitwidth_mode": "mixbw"}
+    assert PTQConfig(platform="730", **ranked).unranked == PTQConfig(platform="730", **INT16)
+    found, plain = search(familiar, headroom_16b=1.0, **ranked), search(familiar, headroom_16b=1.0, **INT16)
+    assert found.snr_db == plain.snr_db and all(c.config.ranked == ("weight",) for c in found.finalists)

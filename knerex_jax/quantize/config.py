@@ -3,13 +3,14 @@
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.bitwidth import BITS, WIDTH_OF, WidthRequest, check_request, constant_bits
 from knerex_jax.quantize.mixing import MIXES, Mix, Side
+from knerex_jax.quantize.options import in_range, one_of, width
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.quan_config import read_quan_config
 from knerex_jax.targets import TARGETS, Target
@@ -23,16 +24,6 @@ HEADROOM_16B = 2.0
 
 INPUT_FORMATS = tuple(f"{name}{wide}" for name in ("1W16C8B", "4W4C8B", "16W1C8B") for wide in ("", "HL"))
 """What input_fmt may say."""
-
-_WIDTH_NAMES = {
-    "int4": "int4",
-    "4": "int4",
-    "int8": "int8",
-    "8": "int8",
-    "int16": "int16",
-    "15": "int16",
-    "16": "int16",
-}
 
 
 def _option(default: Any, text: str) -> Any:
@@ -112,35 +103,35 @@ class PTQConfig:
         for name in ("datapath", "weight", "model_in", "model_out"):
             option = f"{name}_bitwidth_mode"
             value = str(getattr(self, option))
-            object.__setattr__(self, option, _width(option, value))
+            object.__setattr__(self, option, width(option, value))
         for option in ("cpu_node_bitwidth_mode", "const_in_bitwidth_mode"):
             if (value := getattr(self, option)) is not None:
-                object.__setattr__(self, option, _width(option, str(value)))
-        _in_range("optimize", self.optimize, 0, 4)
-        _in_range("mode", self.mode, 0, 3)
-        _in_range("data_analysis_pct", self.data_analysis_pct, 0, 1)
+                object.__setattr__(self, option, width(option, str(value)))
+        in_range("optimize", self.optimize, 0, 4)
+        in_range("mode", self.mode, 0, 3)
+        in_range("data_analysis_pct", self.data_analysis_pct, 0, 1)
         if self.percentage_16b is not None:
-            _in_range("percentage_16b", self.percentage_16b, 0, 1)
-        _in_range("percentile", self.percentile, 0, 1)
-        _in_range("outlier_factor", self.outlier_factor, 1, None)
-        _in_range("flops_ratio", self.flops_ratio, 0, 1)
-        _in_range("data_analysis_threads", self.data_analysis_threads, 1, None)
-        _in_range("batch_size", self.batch_size, 1, None)
-        _in_range("model_id", self.model_id, 1, 2**31 - 1)
+            in_range("percentage_16b", self.percentage_16b, 0, 1)
+        in_range("percentile", self.percentile, 0, 1)
+        in_range("outlier_factor", self.outlier_factor, 1, None)
+        in_range("flops_ratio", self.flops_ratio, 0, 1)
+        in_range("data_analysis_threads", self.data_analysis_threads, 1, None)
+        in_range("batch_size", self.batch_size, 1, None)
+        in_range("model_id", self.model_id, 1, 2**31 - 1)
         if not re.fullmatch(r"[0-9a-fA-F]{1,4}", str(self.model_version)):
             raise ConfigError(
                 "the version is not hexadecimal, or longer than four digits",
                 where=f"model_version={self.model_version!r}", fix="write it like '0001'",
             )  # fmt: skip
         if self.output_headroom is not None:
-            _in_range("output_headroom", self.output_headroom, 0, 1)
+            in_range("output_headroom", self.output_headroom, 0, 1)
         if self.headroom_16b is not None:
-            _in_range("headroom_16b", self.headroom_16b, 0, 8)
+            in_range("headroom_16b", self.headroom_16b, 0, 8)
         if self.guard_bits is not None:
-            _in_range("guard_bits", self.guard_bits, 0, 15)
+            in_range("guard_bits", self.guard_bits, 0, 15)
         for name in ("weight_bandwidth", "dma_bandwidth", "max_ms", "max_mb"):
             if (value := getattr(self, name)) is not None:
-                _in_range(name, value, 1e-6, None)
+                in_range(name, value, 1e-6, None)
         if self.wide_pct < self.data_analysis_pct:
             raise ConfigError(
                 "16-bit ranges may not be cut more than 8-bit ones",
@@ -195,6 +186,14 @@ class PTQConfig:
     def ranked(self) -> tuple[Side, ...]:
         """The sides whose widths mixbw chooses; with any, the model's boundary and the CPU have 16 bits."""
         return tuple(side for side, mode in self.mixes.items() if mode == "mixbw")
+
+    @property
+    def unranked(self) -> "PTQConfig":
+        """The same with 16 bits wherever mixbw chooses: what can be planned before it has measured."""
+        if not self.ranked:
+            return self
+        modes = ("datapath_bitwidth_mode", "weight_bitwidth_mode")
+        return replace(self, **dict.fromkeys((m for m in modes if getattr(self, m) == "mixbw"), "int16"))
 
     @property
     def learns(self) -> bool:
@@ -362,40 +361,6 @@ def make_config(**options: Any) -> PTQConfig:
                 fix=f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}",
             )  # fmt: skip
     return PTQConfig(**options)
-
-
-def one_of(option: str, value: Any, allowed: Any) -> Any:
-    """The value, or a ConfigError that lists what is allowed."""
-    if value not in allowed:
-        close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(
-            f"{value!r} is not a value of {option}", where=f"{option}={value!r}",
-            fix=f"{hint}use one of {', '.join(map(str, allowed))}",
-        )  # fmt: skip
-    return value
-
-
-def _width(option: str, value: str) -> str:
-    """A width by its one name, or a mixed mode; only weights can have 4 bits."""
-    mixes = MIXES if option in ("datapath_bitwidth_mode", "weight_bitwidth_mode") else ()
-    if one_of(option, value, (*_WIDTH_NAMES, *mixes)) in mixes:
-        return value
-    width = _WIDTH_NAMES[value]
-    if width == "int4" and option != "weight_bitwidth_mode":
-        raise ConfigError("data cannot have 4 bits", where=f"{option}='int4'", fix="use int8 or int16")
-    return width
-
-
-def _in_range(option: str, value: Any, low: float, high: float | None) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or value < low
-        or (high is not None and value > high)
-    ):
-        span = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ConfigError(f"{option} has to be a number {span}", where=f"{option}={value!r}", fix="correct the value")
 
 
 def _later(option: str, value: Any, what: str) -> ConfigError:
