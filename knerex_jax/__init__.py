@@ -30,7 +30,7 @@ from knerex_jax.npu_model import NpuModel as NpuModel
 from knerex_jax.ops import REGISTRY as REGISTRY
 from knerex_jax.ops.load import load_onnx as load_onnx
 from knerex_jax.performance.evaluation import Evaluation as Evaluation
-from knerex_jax.performance.evaluation import evaluate as evaluate
+from knerex_jax.performance.run import evaluate as evaluate
 from knerex_jax.quantize.config import PTQConfig as PTQConfig
 from knerex_jax.quantize.plan import QuantPlan as QuantPlan
 from knerex_jax.runtime import FixedModel as FixedModel

@@ -154,7 +154,7 @@ def evaluate(
     output_dir: str | None, write_ip_config: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Estimates fps, memory and costs by node of MODEL (ONNX, bie or nef); exit code 1 if a node is unsupported."""
-    from knerex_jax.performance.evaluation import evaluate as run
+    from knerex_jax.performance.run import evaluate as run
     from knerex_jax.performance.text import compared, rendered
     from knerex_jax.targets.machine import write_ip_config as write
 

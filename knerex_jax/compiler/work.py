@@ -106,8 +106,7 @@ def _computed(command: Compute, block: int) -> tuple[dict[str, float], int]:
     if isinstance(i, MatMul):
         rows, columns = extent(command.results[0])[:-1], extent(command.results[0])[-1]
         depth = extent(command.operands[0])[-1]
-        planes = prod(2 if bits == 15 else 1 for bits in i.x_bits)
-        return {"pointwise": planes * _padded(prod(rows), 1, 1, depth, columns)}, made * depth
+        return {"pointwise": planes(*i.x_bits) * _padded(prod(rows), 1, 1, depth, columns)}, made * depth
     if isinstance(i, Interp):
         taps = prod(c.shape[-1] for c in command.constants if c.name.startswith("weight"))
         return {"elements": made * taps}, made * taps
@@ -116,13 +115,18 @@ def _computed(command: Compute, block: int) -> tuple[dict[str, float], int]:
     return {"functions" if isinstance(i, Table | Mul) else "elements": max(made, *read)}, 0
 
 
+def planes(x_bits: int, weight_bits: int) -> float:
+    """How many products of bytes a product takes: 15-bit operands are split in two, 4-bit weights go in pairs."""
+    return (2 if x_bits == 15 else 1) * {4: 0.5, 8: 1, 15: 2}[weight_bits]
+
+
 def _convolved(command: Compute, i: Mac, block: int) -> tuple[dict[str, float], int]:
-    """A convolution or a dense product: 15-bit operands are split into two planes each, 4-bit weights go in pairs."""
+    """A convolution or a dense product."""
     weight = next(c for c in command.constants if c.name == "weight").shape
     made = extent(command.results[0])
-    planes = (2 if i.x_bits == 15 else 1) * {4: 0.5, 8: 1, 15: 2}[i.weight_bits]
+    parts = planes(i.x_bits, i.weight_bits)
     if i.kind == "dense":
-        return {"pointwise": planes * _padded(prod(made[:-1]), 1, 1, weight[1], made[-1])}, prod(made) * weight[1]
+        return {"pointwise": parts * _padded(prod(made[:-1]), 1, 1, weight[1], made[-1])}, prod(made) * weight[1]
     h, w = prod(made[2:-1]), made[-1]
     kernel, deep, out = weight[2:], weight[1] if i.kind == "conv" else weight[0] // i.group, made[1] // i.group
     if i.kind == "conv":
@@ -130,12 +134,12 @@ def _convolved(command: Compute, i: Mac, block: int) -> tuple[dict[str, float], 
     else:
         products = prod(extent(command.operands[0])) * prod(weight) // weight[0]
     if deep == 1 and out == 1 and i.group > 1:
-        return {"depthwise": planes * h * up(w, GRANULE[2]) * prod(kernel) * up(made[1], GRANULE[0])}, products
+        return {"depthwise": parts * h * up(w, GRANULE[2]) * prod(kernel) * up(made[1], GRANULE[0])}, products
     if prod(kernel) == 1:
-        return {"pointwise": planes * i.group * _padded(h, w, 1, deep, out)}, products
+        return {"pointwise": parts * i.group * _padded(h, w, 1, deep, out)}, products
     taps = prod(up(k, block) for k in kernel)
     # A transposed convolution runs over the picture with zeros filled in: its products by zero cost as much.
-    return {"kernels": planes * i.group * _padded(h, w, taps, deep, out)}, products
+    return {"kernels": parts * i.group * _padded(h, w, taps, deep, out)}, products
 
 
 def _padded(h: int, w: int, taps: int, deep: int, out: int) -> int:

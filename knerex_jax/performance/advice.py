@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from knerex_jax.compiler.work import planes
 from knerex_jax.performance.nodes import NodeCost
 from knerex_jax.targets.machine import GRANULE, Machine
 
@@ -64,13 +65,13 @@ def _help(node: NodeCost, machine: Machine, platform: str) -> str:
 
 def _of_multiplications(node: NodeCost, machine: Machine) -> str:
     useful = node.products / (node.mac_cycles * machine.macs)
-    planes = (2 if node.bits_in == 15 else 1) * {4: 0.5, 8: 1, 15: 2}.get(node.bits_weight or 8, 1)
-    if planes > 1 and useful * planes >= WASTEFUL:
-        return f"16-bit operands take {planes:g} times the multiplications: 8 bits here"
-    if useful * planes < WASTEFUL:
+    parts = planes(node.bits_in or 8, node.bits_weight or 8)
+    if parts > 1 and useful * parts >= WASTEFUL:
+        return f"16-bit operands take {parts:g} times the multiplications: 8 bits here"
+    if useful * parts < WASTEFUL:
         inputs, outputs, columns = GRANULE
         return (
-            f"{100 * useful * planes:.0f} % of its multiplications count: input channels in multiples of {inputs},"
+            f"{100 * useful * parts:.0f} % of its multiplications count: input channels in multiples of {inputs},"
             f" output channels of {outputs}, widths of {columns}; single-channel (depthwise) convolutions fill little"
         )
     return "multiplications, well filled: fewer channels, a smaller input, or a stride earlier in the model"
