@@ -167,10 +167,11 @@ def run_ptq(
     with clock("match"):
         match = npu and match_for_mode(fixed, npu, config, samples, codes, source, progress)
         bie = with_probe(replace(bie, plan=planned.plan), fixed, npu)
+    built = compiled and evaluation and compiled_row(compiled, config, evaluation.totals.dram_traffic)
     report = report_data(
         config=config, origin=origin, name=path.stem, model_hash=digest, planned=planned, ranges=ranges, bounds=bounds,
         learned=learned, snr_db=snr, snr_samples=min(len(kept), SNR_SAMPLES), on_cpu=on_cpu,
-        compiled=compiled and compiled_row(compiled, config), match=match and match.to_json(),
+        compiled=built, match=match and match.to_json(),
         performance=evaluation and evaluation.to_json(), qdq_deviation=exports.deviation, timings_s=clock.seconds,
     )  # fmt: skip
     nef = None

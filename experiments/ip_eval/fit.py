@@ -163,7 +163,7 @@ class Fit:
         self.layout = Layout(sorted(MACHINES))
 
     def best(self) -> np.ndarray:
-        """The unknowns that explain all rows best, from every start: the fit has more than one valley."""
+        """The unknowns that explain all rows best, from every start: there can be more than one valley."""
         made = []
         for name, value in STARTS:
             start = np.zeros(len(self.layout.keys))

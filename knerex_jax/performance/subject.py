@@ -19,7 +19,7 @@ from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.performance.nominal import nominal_plan
 from knerex_jax.program.primitives import Mac
 from knerex_jax.quantize.bitwidth import WIDTH_OF, cpu_nodes
-from knerex_jax.quantize.config import PTQConfig
+from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.quantize.planner import Planned
 
 COST_OPTIONS = (
@@ -86,9 +86,9 @@ def subject_of(
     if start == NEF_MAGIC:
         _refuse(options, _OF_A_NEF, str(path), "a nef is compiled: evaluate the bie or the ONNX")
         model = model_of(load_nef(path, key=key), model_id, str(path))
-        config = PTQConfig(platform=_same(platform, model.program.platform, str(path)), **options)
+        config = make_config(platform=_same(platform, model.program.platform, str(path)), **options)
         return Subject(model.name, "nef", model.program, config, widths_of(model.program))
-    return subject_of_onnx(path, PTQConfig(platform=platform or "720", **options), ops)
+    return subject_of_onnx(path, make_config(platform=platform or "720", **options), ops)
 
 
 def subject_of_onnx(path: str | Path, config: PTQConfig, ops: Ops) -> Subject:
@@ -124,7 +124,7 @@ def origins_of(model: Model) -> dict[str, tuple[str, ...]]:
 
 
 def _of_bie(bie: Bie, platform: str | None, options: Mapping[str, Any], where: str) -> Subject:
-    config = PTQConfig(platform=_same(platform, bie.program.platform, where), **options)
+    config = make_config(platform=_same(platform, bie.program.platform, where), **options)
     program = _compiled(bie, config)
     origins = {n: tuple(o) for n, o in bie.header.get("origins", {}).items()}
     return Subject(bie.program.name, "bie", program, config, widths_of(program), origins)

@@ -15,9 +15,9 @@ WIDTH = 200
 
 def evaluation_text(found: Evaluation) -> str:
     """The whole evaluation as plain text."""
-    console = Console(file=StringIO(), width=WIDTH, force_terminal=False, color_system=None)
-    console.print(rendered(found, wide=True))
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    text = StringIO()
+    Console(file=text, width=WIDTH, force_terminal=False, color_system=None).print(rendered(found, wide=True))
+    return text.getvalue()
 
 
 def rendered(found: Evaluation, *, wide: bool = False) -> RenderableType:

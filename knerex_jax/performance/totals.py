@@ -73,6 +73,11 @@ class Totals:
         return self.read_bytes + self.written_bytes
 
     @property
+    def dram_traffic(self) -> int:
+        """Data and weights."""
+        return self.moved_bytes + self.weight_bytes
+
+    @property
     def move_seconds(self) -> float:
         """Data movement at its bandwidths."""
         return 1e-9 * (self.read_bytes / self.machine.rdma + self.written_bytes / self.machine.wdma)

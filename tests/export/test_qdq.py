@@ -47,5 +47,5 @@ def test_it_is_close_to_the_emulator_and_says_how_close(net, platform, width):
         # Float kernels between the quantizers, as the format means it: the integer kernels of optimized sessions differ
         # by processor (8 codes off with AVX2 alone, where 6 are the most with AVX-512).
         step = row["units"] / row["codes"] if row["codes"] else 1.0
-        assert largest["ORT_DISABLE_ALL"][t] <= 6.01 * step, "a few steps of rounding, not another model"
+        assert largest["ORT_DISABLE_ALL"][t] <= 6 * step * (1 + 1e-6), "a few steps of rounding, not another model"
         assert np.abs(fixed.dequantize(t, codes[t])).max() > 8 * row["units"]

@@ -216,7 +216,11 @@ def test_mode_0_estimates_without_data(tmp_path):
 
 def test_options_that_change_nothing_are_refused():
     mixed = {"weight_bitwidth_mode": "mixbw", "datapath_bitwidth_mode": "int16"}
-    for options, word in (({"data_analysis_pct": 0.5}, "data_analysis_pct"), (mixed, "mixbw")):
+    for options, word in (
+        ({"data_analysis_pct": 0.5}, "data_analysis_pct"),
+        (mixed, "mixbw"),
+        ({"fm_cutt": "default"}, "did you mean 'fm_cut'"),
+    ):
         with pytest.raises(kx.ConfigError, match=word):
             kx.evaluate(embedded.model_path(), **options)
     with pytest.raises(kx.ConfigError, match="cannot be read"):
