@@ -1,7 +1,6 @@
 """Post-training quantization for Kneron-class NPUs: float ONNX and calibration data in, bit-true fixed point out."""
 
 from knerex_jax.api import PTQResult as PTQResult
-from knerex_jax.api import kneron_inference as kneron_inference
 from knerex_jax.api import run_ptq as run_ptq
 from knerex_jax.check import CheckReport as CheckReport
 from knerex_jax.check import check_model as check_model
@@ -21,6 +20,7 @@ from knerex_jax.errors import UnsupportedOpError as UnsupportedOpError
 from knerex_jax.flow import analyze as analyze
 from knerex_jax.flow import decompose_onnx as decompose_onnx
 from knerex_jax.flow import make_plan as make_plan
+from knerex_jax.inference import kneron_inference as kneron_inference
 from knerex_jax.lowering.float import lower_float as lower_float
 from knerex_jax.match import bit_true_match as bit_true_match
 from knerex_jax.nef.tools import combine_nef as combine_nef

@@ -1,4 +1,4 @@
-"""`run_ptq`, which chains the stages of `flow`, and the published inference call."""
+"""`run_ptq`, which chains the stages of `flow`."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.quantize.plan import Note, QuantPlan
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.mixed import write_candidates
-from knerex_jax.runtime import DataType, FixedModel, FloatModel
+from knerex_jax.runtime import FixedModel, FloatModel
 
 Progress = Callable[[str, int, int | None], None]
 """(stage, samples done, samples in total or None)."""
@@ -206,62 +206,6 @@ def _estimated(config: PTQConfig, path: Path, folder: Path, ops: Ops) -> PTQResu
     write_atomic(target, json.dumps(report, indent=1).encode())
     ranges = nominal_ranges(planned.model, config, ops)
     return PTQResult({"report_json": target}, {}, planned.plan, None, report, planned, ranges, found)
-
-
-def kneron_inference(
-    pre_results: list[np.ndarray],
-    input_names: list[str],
-    *,
-    nef_file: str | Path = "",
-    onnx_file: str | Path = "",
-    bie_file: str | Path = "",
-    model_id: int | None = None,
-    data_type: DataType = "float",
-    reordering: list[str] | None = None,
-    ops: Ops = REGISTRY,
-) -> list[np.ndarray]:
-    """The published inference call; of several files, the nef runs before the ONNX, and that before the bie.
-
-    Args:
-      pre_results: one array per input, in the ONNX input's shape.
-      input_names: their names, in the same order.
-      nef_file: a compiled model, in the simulator.
-      onnx_file: a float model.
-      bie_file: a fixed-point model.
-      model_id: which model of the nef, where it holds several.
-      data_type: "float", or "fixed" for raw codes (nef and bie).
-      reordering: output names in the wanted order; default the model's.
-      ops: operator records for an ONNX; a bie needs none.
-
-    Returns:
-      One array per output, in the ONNX output's shape.
-    """
-    if len(pre_results) != len(input_names):
-        raise ConfigError(
-            f"{len(pre_results)} arrays for {len(input_names)} names", where="pre_results, input_names",
-            fix="give one array per input, in the order of input_names",
-        )  # fmt: skip
-    if not (nef_file or onnx_file or bie_file):
-        raise ConfigError("no model to run", where="nef_file, onnx_file, bie_file", fix="give one of them")
-    inputs = dict(zip(input_names, pre_results, strict=True))
-    if nef_file:
-        compiled = NpuModel.load(nef_file, model_id=model_id)
-        outputs, order = compiled.run(inputs, data_type), [port.name for port in compiled.program.outputs]
-    elif onnx_file:
-        if data_type != "float":
-            raise ConfigError(
-                "a float ONNX has no codes", where=f"data_type={data_type!r}", fix="pass bie_file, or data_type='float'"
-            )
-        model = FloatModel.load(onnx_file, ops=ops)
-        outputs, order = model.run(inputs), model.model.graph.outputs
-    else:
-        fixed = FixedModel.load(bie_file)
-        outputs, order = fixed.run(inputs, data_type), fixed.program.outputs
-    names = reordering or order  # an output may be named twice
-    for name in names:
-        if name not in outputs:
-            raise ConfigError(f"no output {name!r}", where="reordering", fix=f"the outputs are {', '.join(outputs)}")
-    return [outputs[name] for name in names]
 
 
 class _Clock:

@@ -14,6 +14,6 @@ get_radix kneron_inference load_onnx lower_fixed lower_float make_plan nef_info 
 def test_public_names_are_exactly_these():
     modules = {m for m in vars(knerex_jax) if m.islower() and hasattr(getattr(knerex_jax, m), "__path__")}
     files = {"errors", "files", "metrics", "api", "check", "runtime", "cli", "demo", "present", "compat"}
-    files |= {"flow", "improve", "npu_model", "onnx_backend", "conformance", "nef_cli", "deliver", "match", "probe"}
+    files |= {"flow", "improve", "npu_model", "onnx_backend", "conformance", "inference", "deliver", "match", "probe"}
     names = {n for n in vars(knerex_jax) if not n.startswith("_")} - modules - files
     assert names == set(PUBLIC)
