@@ -10,6 +10,7 @@ import numpy as np
 from knerex_jax.diagnose.budget import ErrorBudget
 from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.program.primitives import Activate, MaxPool, Move
+from knerex_jax.quantize.config import HEADROOM_16B
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.targets import TARGETS
 
@@ -18,9 +19,6 @@ LEAST_GAIN_DB = 0.1
 
 _FOLLOWERS = (Move, MaxPool, Activate)
 """Instructions that pass codes on: at 8 bits behind 15 they would only round later."""
-
-_WIDER = 2.0 ** (2 * (8 - 15 + 2))
-"""Noise power of rounding to 15 bits, two of them headroom, over that of 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,9 @@ def merge_entries(suggestions: Iterable[Suggestion]) -> dict[str, dict[str, Any]
     return merged
 
 
-def suggest_overrides(budget: ErrorBudget, planned: Planned, *, count: int = 8) -> tuple[Suggestion, ...]:
+def suggest_overrides(
+    budget: ErrorBudget, planned: Planned, *, count: int = 8, headroom_16b: float = HEADROOM_16B
+) -> tuple[Suggestion, ...]:
     """Ranks what would help most, each on top of the earlier ones.
 
     Candidates are, for every tensor: 15 bits, where the platform has them; and a range that holds all values the budget
@@ -104,11 +104,12 @@ def suggest_overrides(budget: ErrorBudget, planned: Planned, *, count: int = 8) 
       budget: of the plan.
       planned: the plan.
       count: at most that many.
+      headroom_16b: bits of headroom that data of 15 bits get (`PTQConfig.wide_headroom`).
 
     Returns:
       Suggestions, the best first, each with a gain of 0.1 dB or more at the worst output.
     """
-    changes, state, snr = _changes(budget, planned), _State(), dict(budget.snr_db)
+    changes, state, snr = _changes(budget, planned, headroom_16b), _State(), dict(budget.snr_db)
     before = min(snr.values())
     found: list[Suggestion] = []
     while len(found) < count and changes:
@@ -123,15 +124,16 @@ def suggest_overrides(budget: ErrorBudget, planned: Planned, *, count: int = 8) 
     return tuple(found)
 
 
-def _changes(budget: ErrorBudget, planned: Planned) -> list[_Change]:
+def _changes(budget: ErrorBudget, planned: Planned, headroom_16b: float) -> list[_Change]:
     wider = 15 in TARGETS[budget.platform].data_bits
+    finer = 2.0 ** (2 * (8 - 15 + headroom_16b))  # noise power of rounding to 15 bits over that of 8 bits
     found = []
     for row in budget.rows:
         chain = _chain(planned, row.tensor)
         if wider and row.bits == 8:
             narrow = [t for t in chain if planned.plan.formats[t].bits == 8]
             entries = {_selector(planned, t): {"bitwidth": 15} for t in narrow}
-            factors = dict.fromkeys(narrow, (0.0, _WIDER))
+            factors = dict.fromkeys(narrow, (0.0, finer))
             found.append(_change(planned, entries, factors, f"{row.tensor} in 15 bits"))
         if any(loss.clip for loss in row.losses.values()):
             ranges = {t: _range(budget, planned, t) for t in chain}

@@ -112,3 +112,14 @@ def test_a_platform_without_15_bits_gets_none():
     assert found and not any("bitwidth" in e for s in found for e in s.entries.values())
     assert all(math.isfinite(s.gain_db) for s in found)
     planned_with(model, ranges, merge_entries(found), "520")  # every selector is known, every value is legal
+
+
+def test_15_bits_with_less_headroom_promise_more(case):
+    *_, planned, budget = case
+
+    def promised(headroom_16b: float) -> float:  # with little headroom other sources are all that is left
+        found = suggest_overrides(budget, planned, count=20, headroom_16b=headroom_16b)
+        assert any("bitwidth" in e for s in found for e in s.entries.values())
+        return found[-1].cumulative_db
+
+    assert promised(2.0) > promised(4.0) > promised(6.0)
