@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from knerex_jax.artifacts.bie import Bie
 from knerex_jax.artifacts.report import report_data, versions
 from knerex_jax.artifacts.stages import StageFiles, write_stages
 from knerex_jax.calibrate.ranges import Ranges
+from knerex_jax.config_file import RUN_FILE, config_text
 from knerex_jax.data.shapes import shapes_from_data
 from knerex_jax.data.sources import Job, Sample, Source
 from knerex_jax.deliver import (
@@ -28,9 +30,9 @@ from knerex_jax.deliver import (
     with_probe,
 )
 from knerex_jax.errors import ConfigError
-from knerex_jax.files import writable_folder, write_atomic
+from knerex_jax.files import output_folder, staged, write_atomic
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
-from knerex_jax.flow import Ops, make_plan, measure, mix_widths, open_calibration, ranges_of
+from knerex_jax.flow import Ops, checkpoints_of, make_plan, measure, mix_widths, open_calibration, ranges_of
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.read import declared_shapes
 from knerex_jax.improve import Candidate, choose_ranges, refine_best, searched_configs
@@ -66,8 +68,9 @@ class PTQResult:
     """What a run produced.
 
     Attributes:
-      paths: "origin", "decomposed", "scaled", "bie", "report_json", "calibration" -> file; "wqbi" where weights or
-        biases were refined; "nef", "integer_onnx", "qdq_onnx" where they can be had (else a note says why not).
+      paths: "origin", "decomposed", "scaled", "bie", "report_json", "calibration", "config" (which repeats the run)
+        -> file; "wqbi" where weights or biases were refined; "nef", "integer_onnx", "qdq_onnx" where they can be had
+        (else a note says why not).
       snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
       plan: formats and notes.
       bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and
@@ -109,20 +112,32 @@ def run_ptq(
     """
     config = make_config(**options) if config is None else replace(config, **options) if options else config
     path = _required(config)
-    folder = writable_folder(config.p_output)
-    if config.mode == 0:
-        return _estimated(config, path, folder, ops)
-    clock = _Clock()
+    with output_folder(config.p_output) as folder:
+        if config.mode == 0:
+            return _estimated(config, path, folder, ops)
+        return _quantized(config, path, folder, ops, progress)
+
+
+def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: Progress | None) -> PTQResult:
+    """Modes 1 to 3."""
+    asked, clock = config, _Clock()
     with clock("read"):
         shapes = shapes_from_data(declared_shapes(path), config.np_txt, config.layout)
         origin = load_onnx(path, input_shapes={**shapes, **(config.input_shape or {})}, ops=ops)
         decomposed = decompose_model(origin, ops)
         digest = _sha256(path)
     with clock("calibrate"):
-        source, kept = _remember(open_calibration(config.np_txt, decomposed, config), LEARN_SAMPLES)
-        report_samples = None if progress is None else lambda done: progress("calibrate", done, source.count)
         searched = searched_configs(config)
-        measured = measure(decomposed, source, config, also=searched.values(), progress=report_samples, ops=ops)
+        remembered = LEARN_SAMPLES if searched or config.learns or config.mode == 3 else SNR_SAMPLES
+        source, kept = _remember(open_calibration(config.np_txt, decomposed, config), remembered)
+        report_samples = None if progress is None else lambda done: progress("calibrate", done, source.count)
+        checkpoints = checkpoints_of(folder, decomposed, source, config, also=searched.values())
+        measured = measure(
+            decomposed, source, config, also=searched.values(), progress=report_samples, ops=ops,
+            checkpoints=checkpoints,
+        )  # fmt: skip
+        if checkpoints.resumed:
+            _read_first(source, remembered)
     samples = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
     learned: dict[str, Any] = {}
     candidates = (Candidate("", config, ranges_of(measured, config)),)
@@ -143,7 +158,7 @@ def run_ptq(
         plan = refined.planned.plan
         planned = replace(refined.planned, plan=replace(plan, notes=(*_qdq(origin, decomposed), *plan.notes)))
         bounds = bound_program(planned.program, planned.constants)
-    samples = {t: a[:SNR_SAMPLES] for t, a in samples.items()}
+    held, samples = samples, {t: a[:SNR_SAMPLES] for t, a in samples.items()}
     on_cpu = cpu_nodes(decomposed, planned.structure, config.target, ops)
     header = {
         "arith_version": ARITH_VERSION, "source_sha256": digest, "versions": versions(), "cpu_nodes": list(on_cpu),
@@ -165,7 +180,7 @@ def run_ptq(
         notes = (*exports.notes, *match_notes(config, source, len(kept)))
         planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
     with clock("match"):
-        match = npu and match_for_mode(fixed, npu, config, samples, codes, source, progress)
+        match = npu and match_for_mode(fixed, npu, config, held, codes, source, progress)
         bie = with_probe(replace(bie, plan=planned.plan), fixed, npu)
     built = compiled and evaluation and compiled_row(compiled, config, evaluation.totals.dram_traffic)
     report = report_data(
@@ -174,10 +189,14 @@ def run_ptq(
         compiled=built, match=match and match.to_json(),
         performance=evaluation and evaluation.to_json(), qdq_deviation=exports.deviation, timings_s=clock.seconds,
     )  # fmt: skip
+    report["calibration_notes"] = checkpoints.notes
     nef = None
     if compiled is not None:
         nef = encode_nef(Nef((nef_model(bie, compiled, config.model_id, config.model_version),)))
-    paths = write_stages(StageFiles(path.stem, origin, planned, bie, report, ranges, nef, exports.models, ops), folder)
+    again = config_text(asked, folder)
+    paths = write_stages(
+        StageFiles(path.stem, origin, planned, bie, report, ranges, nef, exports.models, again, ops), folder
+    )
     if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
         write_candidates(mixed.candidates, folder)
     return PTQResult(
@@ -202,10 +221,12 @@ def _estimated(config: PTQConfig, path: Path, folder: Path, ops: Ops) -> PTQResu
         "applied": config.applied(), "notes": [vars(n) for n in config.notes()], "performance": found.to_json(),
         "versions": versions(),
     }  # fmt: skip
-    target = folder / "model_fx_report.json"
-    write_atomic(target, json.dumps(report, indent=1).encode())
+    paths = {"report_json": folder / "model_fx_report.json", "config": folder / RUN_FILE}
+    with staged(folder) as scratch:
+        write_atomic(scratch / paths["report_json"].name, json.dumps(report, indent=1).encode())
+        write_atomic(scratch / RUN_FILE, config_text(config, folder).encode())
     ranges = nominal_ranges(planned.model, config, ops)
-    return PTQResult({"report_json": target}, {}, planned.plan, None, report, planned, ranges, found)
+    return PTQResult(paths, {}, planned.plan, None, report, planned, ranges, found)
 
 
 class _Clock:
@@ -233,7 +254,8 @@ def _qdq(origin: Model, decomposed: Model) -> tuple[Note, ...]:
 def _required(config: PTQConfig) -> Path:
     for option in ("p_onnx", "np_txt") if config.mode else ("p_onnx",):
         if getattr(config, option) is None:
-            raise ConfigError(f"{option} is missing", where="PTQConfig", fix=f"give {option}")
+            spelled = f"--{option.replace('_', '-')}"
+            raise ConfigError(f"{option} is missing", where="PTQConfig", fix=f"give {option} ({spelled})")
     return Path(str(config.p_onnx))
 
 
@@ -257,3 +279,9 @@ def _remember(source: Source, count: int) -> tuple[Source, dict[int, Sample]]:
         return (keep(i, job) if i < count else job for i, job in enumerate(source.jobs()))
 
     return replace(source, jobs=jobs), kept
+
+
+def _read_first(source: Source, count: int) -> None:
+    """Reads the first samples of a source for what remembers them: a resumed calibration has left them out."""
+    for job in islice(source.jobs(), count):
+        job()

@@ -1,6 +1,7 @@
 """The embedded default: a small CNN and real labelled digits that ship with the package."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,21 @@ from knerex_jax.api import Progress, PTQResult, run_ptq
 from knerex_jax.quantize.config import make_config
 from knerex_jax.runtime import FixedModel, FloatModel
 
+CALIBRATION = f"{embedded.__name__}:calibration"
+"""The calibration digits, by the name of the function that makes them."""
+
+
+def is_default(options: Mapping[str, Any]) -> bool:
+    """Whether the model and data of a run are those that ship with the package: not given, or given as such."""
+    model, data = options.get("p_onnx"), options.get("np_txt")
+    if model is None:
+        return data is None
+    return Path(model) == embedded.model_path() and data in (None, CALIBRATION)
+
 
 def run_default(options: Mapping[str, Any], *, progress: Progress | None = None) -> tuple[PTQResult, dict[str, str]]:
     """Quantizes the digit CNN and scores float and fixed top-1 on labelled digits it was not calibrated on."""
-    calibration = {k: list(v) for k, v in embedded.calibration().items()}
-    config = make_config(**{"p_onnx": embedded.model_path(), "np_txt": calibration, **options})
+    config = make_config(**{"p_onnx": embedded.model_path(), "np_txt": CALIBRATION, **options})
     result = run_ptq(config, progress=progress)
     if config.mode == 0:
         return result, {}

@@ -1,19 +1,25 @@
 """The stages of a run as functions: read, measure, ranges, widths, plan, refinements."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from knerex_jax.artifacts.report import versions
 from knerex_jax.calibrate import measured as calibrated
 from knerex_jax.calibrate import run as calibration
+from knerex_jax.calibrate.checkpoint import CHECKPOINT, Checkpoints
 from knerex_jax.calibrate.measured import Measured, RangeRule
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.calibrate.reading import Measurement
 from knerex_jax.data.sources import Source, open_source
 from knerex_jax.errors import ConfigError
+from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.graph.ir import Model
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops import REGISTRY
@@ -66,6 +72,7 @@ def measure(
     also: Iterable[PTQConfig] = (),
     progress: Callable[[int], None] | None = None,
     ops: Ops = REGISTRY,
+    checkpoints: Checkpoints | None = None,
 ) -> Measured:
     """Reads the calibration data once for any number of range settings: counts of every tensor a plan needs.
 
@@ -76,6 +83,7 @@ def measure(
       also: further configs that `ranges_of` will be asked for; only their range settings are read.
       progress: called with the number of samples read so far; starts again with every reading.
       ops: operator records.
+      checkpoints: from `checkpoints_of`: where the state is kept meanwhile, and where to go on from; None keeps none.
 
     Returns:
       What `ranges_of` turns into ranges, for any widths of the config's platform; it can be saved and merged.
@@ -84,7 +92,7 @@ def measure(
       ModelError: the data does not fit the model, or holds NaN or infinity.
       UnsupportedOpError: an operator has no integer rule and does not run on the host.
     """
-    return measure_parts(model, [data], config, also=also, progress=progress, ops=ops)[0]
+    return measure_parts(model, [data], config, also=also, progress=progress, ops=ops, checkpoints=checkpoints)[0]
 
 
 def measure_parts(
@@ -95,6 +103,7 @@ def measure_parts(
     also: Iterable[PTQConfig] = (),
     progress: Callable[[int], None] | None = None,
     ops: Ops = REGISTRY,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Measured]:
     """`measure` for several sets of data, each for itself: with the compiled steps of one. They can be merged."""
     structure = analyse(model, config.target, ops)
@@ -110,7 +119,28 @@ def measure_parts(
     return calibration.measure_parts(
         measurement, [open_calibration(data, model, config) for data in parts],
         [_range_rule(c) for c in (config, *also)], outputs=model.graph.outputs, constants=constants,
+        checkpoints=checkpoints,
     )  # fmt: skip
+
+
+def checkpoints_of(
+    folder: Path, model: Model, source: Source, config: PTQConfig, *, also: Iterable[PTQConfig] = ()
+) -> Checkpoints:
+    """Where `measure` with the same arguments keeps its state, in a folder.
+
+    The key is all that decides the counts: model, data, range settings, batch size, arithmetic, software, device.
+    """
+
+    @cache
+    def key() -> str | None:
+        if (data := source.identity()) is None:
+            return None
+        rules = [_range_rule(c) for c in (config, *also)]
+        device = [jax.default_backend(), jax.devices()[0].device_kind]
+        settings = [config.platform, config.batch_size, rules, ARITH_VERSION, versions(), device]
+        return "\n".join([_fingerprint(model), data, *map(repr, settings)])
+
+    return Checkpoints(folder / CHECKPOINT, key)
 
 
 def ranges_of(measured: Measured, config: PTQConfig) -> Ranges:
@@ -214,6 +244,15 @@ def _limit(model: Model, config: PTQConfig, ops: Ops) -> Limit | None:
             host = cpu_nodes(model, analyse(model, config.target, ops), config.target, ops)
             return Limit(option, value, config.machine, tuple(host))
     return None
+
+
+def _fingerprint(model: Model) -> str:
+    """A hash of the graph and its constants."""
+    found = hashlib.sha256(repr(model.graph).encode())
+    for name, array in model.constants.items():
+        found.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        found.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def _range_rule(config: PTQConfig) -> RangeRule:

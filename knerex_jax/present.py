@@ -48,6 +48,8 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
         )  # fmt: skip
     console.print(table)
     _print_cpu(console, report)
+    for text in report["calibration_notes"]:
+        console.print(f"note: calibration: {text}", markup=False)
     for note in result.plan.notes:
         console.print(f"note: {note.where}: requested {note.requested}, applied {note.applied} ({note.why})")
     for hint in report["hints"]:

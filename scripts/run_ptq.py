@@ -2,6 +2,9 @@
 
 import sys
 
-from knerex_jax.cli import main
+try:
+    from knerex_jax.cli import main
 
-main(["ptq", *sys.argv[1:]])
+    main(["ptq", *sys.argv[1:]])
+except KeyboardInterrupt:  # while the package is being imported
+    sys.exit(130)

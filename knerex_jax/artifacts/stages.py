@@ -12,8 +12,9 @@ import onnx
 
 from knerex_jax.artifacts.bie import Bie, decode_bie, encode_bie
 from knerex_jax.calibrate.ranges import Ranges
+from knerex_jax.config_file import RUN_FILE
 from knerex_jax.errors import ArtifactError
-from knerex_jax.files import write_atomic
+from knerex_jax.files import staged, write_atomic
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.write import write_onnx
 from knerex_jax.ops import REGISTRY
@@ -41,6 +42,7 @@ class StageFiles:
       ranges: what the plan was made with.
       nef: the compiled model's file, where there is one.
       exports: "integer_onnx", "qdq_onnx" -> the fixed-point model as ONNX.
+      config: text of the config file that repeats the run.
       registry: operator records.
     """
 
@@ -52,6 +54,7 @@ class StageFiles:
     ranges: Ranges
     nef: bytes | None = None
     exports: Mapping[str, onnx.ModelProto] = field(default_factory=dict, repr=False)
+    config: str = ""
     registry: Mapping[str, OpDef] = field(default_factory=lambda: REGISTRY, repr=False)
 
 
@@ -72,15 +75,21 @@ def weight_metadata(planned: Planned) -> dict[str, dict[str, Any]]:
 
 
 def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
-    """Writes all stage files, each atomically.
+    """Writes all stage files: all of them, or none.
 
     Returns:
-      "origin", "decomposed", "scaled", "bie", "report_json", "calibration" -> path; "wqbi" where weights or biases were
-      refined; "nef" where the model is compiled; those of `exports`.
+      "origin", "decomposed", "scaled", "bie", "report_json", "calibration", "config" -> path; "wqbi" where weights or
+      biases were refined; "nef" where the model is compiled; those of `exports`.
 
     Raises:
       ArtifactError: the folder cannot be written.
     """
+    with staged(folder) as scratch:
+        paths = _write(files, scratch)
+    return {key: folder / path.name for key, path in paths.items()}
+
+
+def _write(files: StageFiles, folder: Path) -> dict[str, Path]:
     encoded, registry = encode_bie(files.bie), files.registry
     scaled = scale_model(files.planned.model, files.planned.structure, files.planned.plan, registry)
     paths = {
@@ -108,6 +117,8 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
         paths[key] = folder / f"{files.stem}.{key.removesuffix('_onnx')}.onnx"
         write_atomic(paths[key], model.SerializeToString())
     files.ranges.save(paths["calibration"])
+    paths["config"] = folder / RUN_FILE
+    write_atomic(paths["config"], files.config.encode())
     write_atomic(paths["report_json"], msgspec.json.format(msgspec.json.encode(finite(files.report)), indent=1))
     return paths
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from knerex_jax.calibrate.checkpoint import Partial
 from knerex_jax.calibrate.observers import Extremes, Histogram, Observer, fold
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
@@ -60,23 +61,38 @@ class Measurement:
 
 
 def read(
-    measurement: Measurement, batches: Iterator[Batch], observers: Observers, step: Step | None = None
+    measurement: Measurement,
+    batches: Iterator[Batch],
+    observers: Observers,
+    step: Step | None = None,
+    *,
+    start: Partial | None = None,
+    offer: Callable[[Callable[[], Partial]], None] | None = None,
 ) -> tuple[int, int, dict[str, Any]]:
     """Shows all batches to the observers: one compiled step, at most one of them in flight.
 
     Args:
       measurement: what is measured.
-      batches: of the data.
+      batches: of the data, those after `start`.
       observers: by tensor.
       step: from `compile_step` for the same observers, whatever their windows; without it, a new one.
+      start: what an earlier call had counted.
+      offer: called after every batch with a function that gives what is counted so far.
 
     Returns:
       Number of samples, a checksum of their values, and tensor -> states on the host, counts as large as they come.
     """
     step = step or compile_step(measurement, observers)
     params = jax.device_put(measurement.params)
-    states = init_states(observers)
-    done, digest, since, size, totals, running = 0, 0, 0, 0, {}, None
+    states, totals = (init_states(observers), {}) if start is None else _resumed(start)
+    done, digest = (0, 0) if start is None else (start.samples, start.digest)
+    since, size, running = 0, 0, None
+
+    def counted() -> Partial:
+        assert running is not None, "offered after a batch"
+        _await(running, measurement, list(observers))  # what is poisoned is never kept
+        return Partial(done, digest, {t: _to_host(s, totals.get(t)) for t, s in states.items()})
+
     with closing(_as_generator(batches)) as batches:
         for batch in batches:
             valid = len(next(iter(batch.values())))
@@ -91,8 +107,11 @@ def read(
                 states, since = _flush(states, totals), 0
             states, poisoned = step(states, params, padded, np.int32(valid))
             done, since, running = done + valid, since + size, (poisoned, done, done + valid)
-    assert running is not None, "a source yields at least one batch or raises"
-    _await(running, measurement, list(observers))
+            if offer is not None:
+                offer(counted)
+    assert running is not None or start is not None, "a source yields at least one batch or raises"
+    if running is not None:
+        _await(running, measurement, list(observers))
     return done, digest, {t: _to_host(states.pop(t), totals.pop(t, None)) for t in list(states)}
 
 
@@ -154,6 +173,21 @@ def _flush(states: dict[str, Any], totals: dict[str, dict[int, np.ndarray]]) -> 
             kept.append(s)
         fresh[t] = tuple(kept)
     return fresh
+
+
+def _resumed(start: Partial) -> tuple[dict[str, Any], dict[str, dict[int, np.ndarray]]]:
+    """(states on the device, totals on the host) from which a reading goes on: counts begin at 0 again."""
+    totals: dict[str, dict[int, np.ndarray]] = {}
+    states = {}
+    for t, parts in start.states.items():
+        kept = []
+        for i, s in enumerate(parts):
+            if isinstance(s, Histogram):
+                totals.setdefault(t, {})[i] = np.asarray(s.counts).astype(np.int64)
+                s = s._replace(counts=np.zeros(s.counts.shape, np.int32))
+            kept.append(type(s)(*(jnp.array(a) for a in s)))
+        states[t] = tuple(kept)
+    return states, totals
 
 
 def _to_host(parts: tuple[Any, ...], totals: Mapping[int, np.ndarray] | None) -> tuple[Any, ...]:

@@ -5,12 +5,14 @@ counts magnitudes finely in the octaves under its maximum. A threshold still low
 small rest) takes another reading of the tensors concerned. Data that can be read only once is counted coarsely.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from knerex_jax.calibrate.checkpoint import Checkpoints, Partial, Unfinished
 from knerex_jax.calibrate.measured import Measured, RangeRule, is_enough
 from knerex_jax.calibrate.observers import Extremes, Grid, Observer, extremes, histogram
 from knerex_jax.calibrate.reading import Batch, Measurement, Observers, compile_step, read
@@ -38,6 +40,7 @@ def measure(
     *,
     outputs: Collection[str] = (),
     constants: Collection[str] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> Measured:
     """Reads the data as often as these rules need: at most twice, but for tensors with outliers far out.
 
@@ -47,6 +50,7 @@ def measure(
       rules: `ranges_of` will be asked for; any other rule gives at least bounds.
       outputs: model outputs among the observed tensors.
       constants: tensors that always keep their exact range.
+      checkpoints: where the state is kept meanwhile, for data that can be read twice.
 
     Returns:
       What was measured; the same for any batch size, beyond what the float model's own rounding does.
@@ -55,7 +59,7 @@ def measure(
       ModelError: a tensor becomes NaN or infinite (the message names it), or the data does not fit the model.
       ConfigError: a batch of that size cannot be counted.
     """
-    return measure_parts(measurement, [source], rules, outputs=outputs, constants=constants)[0]
+    return measure_parts(measurement, [source], rules, outputs=outputs, constants=constants, checkpoints=checkpoints)[0]
 
 
 def measure_parts(
@@ -65,10 +69,14 @@ def measure_parts(
     *,
     outputs: Collection[str] = (),
     constants: Collection[str] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> list[Measured]:
-    """`measure` for several sets of data, each for itself, with the same compiled steps for all of them."""
+    """`measure` for several sets of data, each for itself, with the same compiled steps for all of them.
+
+    Checkpoints are kept of one set only.
+    """
     if all(source.rereadable for source in sources):
-        measured = _twice(measurement, sources, rules, outputs, constants)
+        measured = _twice(measurement, sources, rules, outputs, constants, checkpoints if len(sources) == 1 else None)
     else:
         measured = [_once(measurement, source) for source in sources]
     shapes = {t: measurement.types[t].shape for t in outputs}
@@ -81,10 +89,18 @@ def _twice(
     rules: Sequence[RangeRule],
     outputs: Collection[str],
     constants: Collection[str],
+    checkpoints: Checkpoints | None,
 ) -> list[tuple[CalibrationState, tuple[str, ...]]]:
     """Exact ranges first, then counts under them, until all that is asked is counted."""
-    first = _read_each(measurement, sources, [extremes_of(measurement)] * len(sources))
-    parts = [{t: _range_state(measurement, t, n, found[0]) for t, found in seen.items()} for n, _, seen in first]
+    left = None if checkpoints is None else checkpoints.load(sources[0].count)
+    if left is None or left.seen is None:
+        ranges = [extremes_of(measurement)] * len(sources)
+        first = _read_each(measurement, sources, ranges, _Kept(checkpoints, 0, None, left and left.partial))
+        parts = [{t: _range_state(measurement, t, n, found[0]) for t, found in seen.items()} for n, _, seen in first]
+        sums, readings, left = [(n, digest) for n, digest, _ in first], 1, None
+    else:
+        (*held, state), readings = left.seen, left.reading
+        sums, parts = [(held[0], held[1])], [dict(state.tensors)]
 
     def enough(t: str) -> bool:
         return all(is_enough(states[t], rules, output=t in outputs, constant=t in constants) for states in parts)
@@ -93,10 +109,9 @@ def _twice(
         grids = {t: fine_grid(*(states[t] for states in parts)) for t in pending}
         histograms = {t: (histogram(g),) for t, g in grids.items()}
         observers = [{t: (h, (s[t].next_window(grids[t].octaves),)) for t, h in histograms.items()} for s in parts]
-        again = _read_each(measurement, sources, observers)
-        for (samples, digest, _), (samples_again, digest_again, windows), states in zip(
-            first, again, parts, strict=True
-        ):
+        seen = (*sums[0], CalibrationState(sums[0][0], parts[0]))
+        again = _read_each(measurement, sources, observers, _Kept(checkpoints, readings, seen, left and left.partial))
+        for (samples, digest), (samples_again, digest_again, windows), states in zip(sums, again, parts, strict=True):
             if (samples_again, digest_again) != (samples, digest):
                 raise ModelError(
                     f"the data changed between two readings ({samples} samples, then {samples_again})",
@@ -105,16 +120,37 @@ def _twice(
                 )
             for t in pending:
                 states[t] = states[t].extend(windows.pop(t)[0], grids[t])
-    return [(CalibrationState(n, states), ()) for (n, _, _), states in zip(first, parts, strict=True)]
+        readings, left = readings + 1, None
+    if checkpoints is not None:
+        checkpoints.done()
+    return [(CalibrationState(n, states), ()) for (n, _), states in zip(sums, parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What goes into a checkpoint beside the counts of a reading, and where that reading starts."""
+
+    checkpoints: Checkpoints | None
+    readings: int
+    seen: tuple[int, int, CalibrationState] | None
+    start: Partial | None
+
+    @property
+    def offer(self) -> Callable[[Callable[[], Partial]], None] | None:
+        """Keeps the counts of a reading, if it is time to."""
+        if (checkpoints := self.checkpoints) is None:
+            return None
+        return lambda counted: checkpoints.offer(lambda: Unfinished(self.readings, self.seen, counted()))
 
 
 def _read_each(
-    measurement: Measurement, sources: Sequence[Source], observers: Sequence[Observers]
+    measurement: Measurement, sources: Sequence[Source], observers: Sequence[Observers], kept: _Kept
 ) -> list[tuple[int, int, dict[str, Any]]]:
     """Reads every source with its observers, which differ in their windows alone."""
-    step = compile_step(measurement, observers[0])
+    step, start = compile_step(measurement, observers[0]), kept.start
+    done = 0 if start is None else start.samples
     return [
-        read(measurement, _batches(measurement, source), each, step)
+        read(measurement, _batches(measurement, source, done), each, step, start=start, offer=kept.offer)
         for source, each in zip(sources, observers, strict=True)
     ]
 
@@ -151,8 +187,8 @@ def extremes_of(measurement: Measurement) -> dict[str, tuple[tuple[Observer, ...
     return {t: ((extremes(),), (measurement.channels(t),)) for t in measurement.observed}
 
 
-def _batches(measurement: Measurement, source: Source) -> Iterator[Batch]:
-    return source.batches(measurement.batch_size, measurement.threads)
+def _batches(measurement: Measurement, source: Source, start: int = 0) -> Iterator[Batch]:
+    return source.batches(measurement.batch_size, measurement.threads, start=start)
 
 
 def _range_state(measurement: Measurement, tensor: str, samples: int, seen: Extremes) -> TensorState:

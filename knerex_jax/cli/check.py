@@ -1,11 +1,9 @@
 """`knerex check`."""
 
-import json
-
 import click
-from rich.console import Console
 
 from knerex_jax.cli.options import parse_shape
+from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.targets import TARGETS
 
 
@@ -13,16 +11,14 @@ from knerex_jax.targets import TARGETS
 @click.argument("model", type=click.Path())
 @click.option("--platform", type=click.Choice(list(TARGETS)), default="720", show_default=True, help="Chip.")
 @click.option("--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an input.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a table.")
+@with_screen
 @click.pass_context
-def check(context: click.Context, model: str, platform: str, input_shape: tuple[str, ...], as_json: bool) -> None:
+def check(context: click.Context, model: str, platform: str, input_shape: tuple[str, ...], screen: Screen) -> None:
     """Says for every node of MODEL where it runs, and why; exit code 1 if one is unsupported."""
     from knerex_jax.check import check_model
     from knerex_jax.present import print_check
 
-    report = check_model(model, platform, dict(parse_shape(s) for s in input_shape))
-    if as_json:
-        click.echo(json.dumps(report.to_json(), indent=1))
-    else:
-        print_check(Console(), report)
+    with screen.working("reading the model"):
+        report = check_model(model, platform, dict(parse_shape(s) for s in input_shape))
+    screen.show(report.to_json, lambda console: print_check(console, report))
     context.exit(0 if report.supported else 1)

@@ -1,10 +1,13 @@
 """The commands `knerex nef`."""
 
 import json
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
+
+from knerex_jax.cli.screen import Screen, with_screen
 
 _KEY = click.option(
     "--key-file", type=click.Path(), help="Key of encrypted nefs: 32 bytes or 64 hex digits; else KNEREX_NEF_KEY."
@@ -25,13 +28,18 @@ def nef() -> None:
 @_OUT
 @_COMPRESS
 @_KEY
-def compile_(bies: tuple[str, ...], fm_cut: str, first_id: int, p_output: str, compress: bool, key_file: str) -> None:
+@with_screen
+def compile_(
+    bies: tuple[str, ...], fm_cut: str, first_id: int, p_output: str, compress: bool, key_file: str, screen: Screen
+) -> None:
     """Compiles BIES into one nef."""
     from knerex_jax.deliver import ModelEntry, compile
     from knerex_jax.nef.crypto import read_key
 
     entries = [ModelEntry(path, first_id + k) for k, path in enumerate(bies)]
-    click.echo(compile(entries, p_output, fm_cut=fm_cut, compress=compress, key=read_key(key_file)))
+    with screen.working("compiling"):
+        made = compile(entries, p_output, fm_cut=fm_cut, compress=compress, key=read_key(key_file))
+    _show(screen, made)
 
 
 @nef.command()
@@ -39,44 +47,45 @@ def compile_(bies: tuple[str, ...], fm_cut: str, first_id: int, p_output: str, c
 @_OUT
 @_COMPRESS
 @_KEY
-def combine(nefs: tuple[str, ...], p_output: str, compress: bool, key_file: str) -> None:
+@with_screen
+def combine(nefs: tuple[str, ...], p_output: str, compress: bool, key_file: str, screen: Screen) -> None:
     """Puts the models of NEFS into one file."""
     from knerex_jax.nef.crypto import read_key
     from knerex_jax.nef.tools import combine_nef
 
-    click.echo(combine_nef(nefs, p_output, compress=compress, key=read_key(key_file)))
+    _show(screen, combine_nef(nefs, p_output, compress=compress, key=read_key(key_file)))
 
 
 @nef.command()
 @click.argument("path", type=click.Path())
 @_OUT
 @_KEY
-def extract(path: str, p_output: str, key_file: str) -> None:
+@with_screen
+def extract(path: str, p_output: str, key_file: str, screen: Screen) -> None:
     """Writes a nef and a folder of segments per model of PATH."""
     from knerex_jax.nef.tools import extract_nef, opening_key
 
-    for made in extract_nef(path, p_output, key=opening_key(path, key_file)):
-        click.echo(made)
+    _show(screen, *extract_nef(path, p_output, key=opening_key(path, key_file)))
 
 
 @nef.command()
 @click.argument("path", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def info(path: str, as_json: bool) -> None:
+@with_screen
+def info(path: str, screen: Screen) -> None:
     """Says what is in PATH; no key is needed."""
     from knerex_jax.nef.tools import nef_info
 
     found = nef_info(path)
-    if as_json:
-        click.echo(json.dumps(found, indent=1))
-        return
-    console = Console()
-    console.print(", ".join(f"{k} {v}" for k, v in found.items() if k != "models"), highlight=False)
-    table = Table("model_id", "name", "version", "uuid", "bytes", box=None, pad_edge=False)
-    for m in found["models"]:
-        sizes = ", ".join(f"{s['name']} {s['size']}" for s in m["segments"])
-        table.add_row(str(m["model_id"]), m["name"], m["version"], m["uuid"], sizes)
-    console.print(table)
+
+    def text(console: Console) -> None:
+        console.print(", ".join(f"{k} {v}" for k, v in found.items() if k != "models"), highlight=False)
+        table = Table("model_id", "name", "version", "uuid", "bytes", box=None, pad_edge=False)
+        for m in found["models"]:
+            sizes = ", ".join(f"{s['name']} {s['size']}" for s in m["segments"])
+            table.add_row(str(m["model_id"]), m["name"], m["version"], m["uuid"], sizes)
+        console.print(table)
+
+    screen.show(lambda: found, text)
 
 
 @nef.command()
@@ -88,3 +97,8 @@ def get(path: str, entry: str) -> None:
 
     value = nef_value(path, entry)
     click.echo(value if isinstance(value, str) else json.dumps(value))
+
+
+def _show(screen: Screen, *made: Path) -> None:
+    """The files that were written, one a line."""
+    screen.show(lambda: [str(path) for path in made], lambda _: click.echo("\n".join(map(str, made))))

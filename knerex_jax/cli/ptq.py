@@ -1,36 +1,34 @@
 """`knerex ptq`."""
 
-import json
 from dataclasses import fields
 from typing import Any
 
 import click
-from rich.console import Console
 
-from knerex_jax.cli.bars import progress_bars
 from knerex_jax.cli.options import config_options, given_options
+from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.quantize.config import PTQConfig, make_config
 
 
 @click.command()
+@click.option("--config", "config_file", type=click.Path(), help="TOML or YAML file of these options; they come first.")
 @config_options([f.name for f in fields(PTQConfig)])
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
-def ptq(quiet: bool, as_json: bool, **options: Any) -> None:
-    """Quantizes a model; without --p-onnx, the digit CNN and the digits that ship with the package."""
-    from knerex_jax.demo import run_default
+@with_screen
+def ptq(screen: Screen, config_file: str | None, **options: Any) -> None:
+    """Quantizes a model; without --p-onnx, the digit CNN that ships with the package.
+
+    The options of every run are written to run.toml in its output folder; knerex ptq --config FOLDER/run.toml repeats
+    it.
+    """
+    from knerex_jax.api import run_ptq
+    from knerex_jax.config_file import read_options
+    from knerex_jax.demo import is_default, run_default
     from knerex_jax.present import print_result
 
-    given = given_options(options)
-    console = Console(stderr=as_json, quiet=quiet)
-    with progress_bars(console, enabled=not quiet and console.is_terminal) as progress:
-        if "p_onnx" in given or "np_txt" in given:
-            from knerex_jax.api import run_ptq
-
-            result, scores = run_ptq(make_config(**given), progress=progress), {}
-        else:
+    given = {**({} if config_file is None else read_options(config_file)), **given_options(options)}
+    with screen.bars() as progress:
+        if is_default(given):
             result, scores = run_default(given, progress=progress)
-    if as_json:
-        click.echo(json.dumps(result.report, indent=1))
-    else:
-        print_result(console, result, scores)
+        else:
+            result, scores = run_ptq(make_config(**given), progress=progress), {}
+    screen.show(lambda: result.report, lambda console: print_result(console, result, scores))

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from knerex_jax.data import identity
 from knerex_jax.data.files import NpyRows, is_image_folder, list_files, npz_members, subfolder
+from knerex_jax.data.functions import is_function_name, load_function
 from knerex_jax.data.prefetch import run_ahead
 from knerex_jax.data.preprocess import Preprocess, as_preprocess, image_extent, load_image
 from knerex_jax.data.samples import InputFit, check_layout, sample_shape
@@ -23,7 +25,7 @@ Job = Callable[[], Sample]
 
 _FORMS = (
     "a dict of lists of arrays, an .npz, a folder of .npy files or images, an iterator of dicts, "
-    "or a function that returns one"
+    "or a function that returns one (also by name: module:function)"
 )
 
 
@@ -35,18 +37,21 @@ class Source:
       rereadable: `batches` may be called more than once and gives the same samples each time.
       count: number of samples, None if only reading tells.
       jobs: starts a reading: functions that each load one sample.
+      identity: tells these samples from others: equal text, equal samples; gives None where nothing does.
     """
 
     rereadable: bool
     count: int | None
     jobs: Callable[[], Iterable[Job]]
+    identity: Callable[[], str | None] = lambda: None
 
-    def batches(self, batch_size: int, threads: int = 4) -> Iterator[Sample]:
+    def batches(self, batch_size: int, threads: int = 4, *, start: int = 0) -> Iterator[Sample]:
         """Reads the samples in order, `batch_size` at a time; the last batch may be smaller.
 
         Args:
           batch_size: samples per batch.
           threads: worker threads that load, decode and preprocess ahead.
+          start: number of samples to leave out at the beginning, which are not loaded.
 
         Yields:
           Input name -> [b, *sample shape], float32 or the input's integer type; b samples stand in place of the
@@ -55,8 +60,8 @@ class Source:
         Raises:
           ModelError: there is no sample at all, or one that cannot be read or does not fit the model.
         """
-        samples = run_ahead(self.jobs(), threads, batch_size + threads)
-        empty = True
+        samples = run_ahead(itertools.islice(self.jobs(), start, None), threads, batch_size + threads)
+        empty = start == 0
         while group := list(itertools.islice(samples, batch_size)):
             empty = False
             yield {name: np.stack([sample[name] for sample in group]) for name in group[0]}
@@ -78,6 +83,7 @@ def open_source(
         keys; path of a folder of `.npy` files or of images (several inputs: one sub-folder each); an iterator of
         samples (read once); a function without arguments that returns an iterator (read as often as needed). An
         iterator yields dicts of input name -> array. A model with one input also takes the bare list, array or items.
+        "module:function" stands for a function, which then may also return a dict, list or array.
         Arrays have the exact input shape, the sample's shape, or are channel last.
       input_types: name -> type of every model input, batch axis included.
       layout: "NCHW" or "NHWC" states how image-like arrays lie; None finds out.
@@ -89,6 +95,11 @@ def open_source(
     """
     check_layout(layout)
     fits = {name: InputFit(name, type_, layout) for name, type_ in input_types.items()}
+    if is_function_name(spec) and not Path(spec).exists():
+        function = load_function(spec)
+        made = function()
+        # A generator is asked for again with every reading.
+        spec = made if isinstance(made, Mapping | np.ndarray | list | tuple) else function
     if isinstance(spec, Mapping):
         return _from_columns(_check_names(spec, fits), fits)
     if isinstance(spec, str | Path):
@@ -121,7 +132,7 @@ def _from_columns(columns: Mapping[str, Sequence[Any] | np.ndarray], fits: Mappi
     def job(index: int) -> Job:
         return lambda: {name: fits[name](column[index], index) for name, column in columns.items()}
 
-    return Source(True, count, lambda: map(job, range(count)))
+    return Source(True, count, lambda: map(job, range(count)), lambda: _identity(identity.of_arrays(columns), fits))
 
 
 def _from_path(path: Path, fits: Mapping[str, InputFit], preprocess: Any) -> Source:
@@ -143,25 +154,33 @@ def _from_path(path: Path, fits: Mapping[str, InputFit], preprocess: Any) -> Sou
         for index, values in enumerate(zip(*(rows[name] for name in names), strict=True)):
             yield lambda index=index, values=values: {n: fits[n](v, index) for n, v in zip(names, values, strict=True)}
 
-    return Source(True, count, jobs)
+    return Source(True, count, jobs, lambda: _identity(identity.of_files({"": [path]}), fits))
+
+
+def _identity(contents: str | None, *settings: Any) -> str | None:
+    """Of the samples that these settings make of these contents."""
+    return None if contents is None else f"{contents} {settings!r}"
 
 
 def _from_folder(path: Path, fits: Mapping[str, InputFit], preprocess: Any) -> Source:
     if isinstance(preprocess, Mapping):
         _check_names(preprocess, fits, complete=False)
-    loaders, counts = {}, {}
+    loaders, listed = {}, {}
     for name, fit in fits.items():
         folder = subfolder(path, name, only=len(fits) == 1)
         files = list_files(folder)
-        counts[name] = len(files)
+        listed[name] = files
         chosen = preprocess.get(name) if isinstance(preprocess, Mapping) else preprocess
         loaders[name] = _file_loader(folder, files, fit, chosen)
-    count = _same_count(counts)
+    count = _same_count({name: len(files) for name, files in listed.items()})
 
     def job(index: int) -> Job:
         return lambda: {name: load(index) for name, load in loaders.items()}
 
-    return Source(True, count, lambda: map(job, range(count)))
+    return Source(
+        True, count, lambda: map(job, range(count)),
+        lambda: _identity(identity.of_files(listed), fits, preprocess),
+    )  # fmt: skip
 
 
 def _file_loader(

@@ -1,6 +1,5 @@
 """What the user asked for: the published parameters under their published names, checked and made one spelling."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.bitwidth import BITS, WIDTH_OF, WidthRequest, check_request, constant_bits
 from knerex_jax.quantize.mixing import MIXES, Mix, Side
-from knerex_jax.quantize.options import in_range, one_of, width
+from knerex_jax.quantize.options import check_kinds, check_names, in_range, one_of, shapes_by_input, width
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.quan_config import read_quan_config
 from knerex_jax.targets import TARGETS, Target
@@ -107,6 +106,9 @@ class PTQConfig:
         for option in ("cpu_node_bitwidth_mode", "const_in_bitwidth_mode"):
             if (value := getattr(self, option)) is not None:
                 object.__setattr__(self, option, width(option, str(value)))
+        object.__setattr__(self, "model_version", str(self.model_version))
+        object.__setattr__(self, "input_shape", shapes_by_input(self.input_shape))
+        check_kinds(self)
         in_range("optimize", self.optimize, 0, 4)
         in_range("mode", self.mode, 0, 3)
         in_range("data_analysis_pct", self.data_analysis_pct, 0, 1)
@@ -118,7 +120,7 @@ class PTQConfig:
         in_range("data_analysis_threads", self.data_analysis_threads, 1, None)
         in_range("batch_size", self.batch_size, 1, None)
         in_range("model_id", self.model_id, 1, 2**31 - 1)
-        if not re.fullmatch(r"[0-9a-fA-F]{1,4}", str(self.model_version)):
+        if not re.fullmatch(r"[0-9a-fA-F]{1,4}", self.model_version):
             raise ConfigError(
                 "the version is not hexadecimal, or longer than four digits",
                 where=f"model_version={self.model_version!r}", fix="write it like '0001'",
@@ -350,16 +352,14 @@ def asdict_shallow(config: PTQConfig) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
+def known_options() -> list[str]:
+    """The names of all options."""
+    return [f.name for f in fields(PTQConfig)]
+
+
 def make_config(**options: Any) -> PTQConfig:
     """A config from keywords; an unknown one is an error with a suggestion."""
-    known = [f.name for f in fields(PTQConfig)]
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(
-                f"unknown option {name!r}", where="PTQConfig",
-                fix=f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}",
-            )  # fmt: skip
+    check_names(options, known_options(), where="PTQConfig")
     return PTQConfig(**options)
 
 

@@ -1,7 +1,9 @@
 """Values of single options: checked, and brought to one spelling."""
 
 import difflib
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any, get_args
 
 from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.mixing import MIXES
@@ -50,3 +52,39 @@ def in_range(option: str, value: Any, low: float, high: float | None) -> None:
     ):
         span = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ConfigError(f"{option} has to be a number {span}", where=f"{option}={value!r}", fix="correct the value")
+
+
+def check_names(given: Iterable[str], known: Iterable[str], *, where: str) -> None:
+    """Raises a ConfigError at the first name that is not known, with a suggestion."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            fix = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"
+            raise ConfigError(f"unknown option {name!r}", where=where, fix=fix)
+
+
+def check_kinds(config: Any) -> None:
+    """Raises a ConfigError where a field for text or for true and false holds something else; numbers have ranges."""
+    for f in fields(config):
+        kinds = get_args(f.type) or (f.type,)
+        value = getattr(config, f.name)
+        if {bool, str}.intersection(kinds) and not isinstance(value, kinds):
+            wanted = "true or false" if bool in kinds else "text"
+            raise ConfigError(f"{f.name} has to be {wanted}", where=f"{f.name}={value!r}", fix="correct the value")
+
+
+def shapes_by_input(value: Any) -> dict[str, tuple[int, ...]] | None:
+    """An `input_shape` in its one form: name -> dimensions, each at least 1; 0 and less leave one open."""
+    if value is None:
+        return None
+    try:
+        assert isinstance(value, Mapping)
+        shapes = {str(name): tuple(shape) for name, shape in value.items()}
+        assert all(isinstance(d, int) and not isinstance(d, bool) for shape in shapes.values() for d in shape)
+    except (AssertionError, TypeError):
+        raise ConfigError(
+            "input_shape has to be a table of input name -> whole numbers", where=f"input_shape={value!r}",
+            fix='write it like {"input": (1, 3, 224, 224)}',
+        ) from None  # fmt: skip
+    return shapes
