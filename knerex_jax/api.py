@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from knerex_jax.artifacts.bie import Bie
@@ -29,7 +30,7 @@ from knerex_jax.deliver import (
     nef_model,
     with_probe,
 )
-from knerex_jax.errors import ConfigError
+from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.files import output_folder, staged, write_atomic
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.flow import Ops, checkpoints_of, make_plan, measure, mix_widths, open_calibration, ranges_of
@@ -112,7 +113,7 @@ def run_ptq(
     """
     config = make_config(**options) if config is None else replace(config, **options) if options else config
     path = _required(config)
-    with output_folder(config.p_output) as folder:
+    with output_folder(config.p_output) as folder, _enough_memory(path):
         if config.mode == 0:
             return _estimated(config, path, folder, ops)
         return _quantized(config, path, folder, ops, progress)
@@ -131,13 +132,13 @@ def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: 
         remembered = LEARN_SAMPLES if searched or config.learns or config.mode == 3 else SNR_SAMPLES
         source, kept = _remember(open_calibration(config.np_txt, decomposed, config), remembered)
         report_samples = None if progress is None else lambda done: progress("calibrate", done, source.count)
-        checkpoints = checkpoints_of(folder, decomposed, source, config, also=searched.values())
+        checkpoints = checkpoints_of(folder, decomposed, source, config, also=searched.values(), ops=ops)
         measured = measure(
             decomposed, source, config, also=searched.values(), progress=report_samples, ops=ops,
             checkpoints=checkpoints,
         )  # fmt: skip
         if checkpoints.resumed:
-            _read_first(source, remembered)
+            _read_missing(source, remembered, kept)
     samples = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
     learned: dict[str, Any] = {}
     candidates = (Candidate("", config, ranges_of(measured, config)),)
@@ -229,6 +230,18 @@ def _estimated(config: PTQConfig, path: Path, folder: Path, ops: Ops) -> PTQResu
     return PTQResult(paths, {}, planned.plan, None, report, planned, ranges, found)
 
 
+@contextmanager
+def _enough_memory(path: Path) -> Iterator[None]:
+    """A lack of memory, on the host or the device, is a fault that can be mended."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as e:
+        if isinstance(e, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        fix = "lower batch_size; feed data from files or an iterator, not as one array; use a machine with more memory"
+        raise ModelError("the memory does not suffice", where=str(path), fix=fix) from e
+
+
 class _Clock:
     """Seconds by stage."""
 
@@ -281,7 +294,8 @@ def _remember(source: Source, count: int) -> tuple[Source, dict[int, Sample]]:
     return replace(source, jobs=jobs), kept
 
 
-def _read_first(source: Source, count: int) -> None:
-    """Reads the first samples of a source for what remembers them: a resumed calibration has left them out."""
-    for job in islice(source.jobs(), count):
-        job()
+def _read_missing(source: Source, count: int, kept: Mapping[int, Sample]) -> None:
+    """Reads those of the first samples that a resumed calibration has left out; the source remembers them."""
+    for index, job in enumerate(islice(source.jobs(), count)):
+        if index not in kept:
+            job()

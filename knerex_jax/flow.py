@@ -124,7 +124,13 @@ def measure_parts(
 
 
 def checkpoints_of(
-    folder: Path, model: Model, source: Source, config: PTQConfig, *, also: Iterable[PTQConfig] = ()
+    folder: Path,
+    model: Model,
+    source: Source,
+    config: PTQConfig,
+    *,
+    also: Iterable[PTQConfig] = (),
+    ops: Ops = REGISTRY,
 ) -> Checkpoints:
     """Where `measure` with the same arguments keeps its state, in a folder.
 
@@ -133,7 +139,7 @@ def checkpoints_of(
 
     @cache
     def key() -> str | None:
-        if (data := source.identity()) is None:
+        if ops is not REGISTRY or (data := source.identity()) is None:  # what others' operators compute may change
             return None
         rules = [_range_rule(c) for c in (config, *also)]
         device = [jax.default_backend(), jax.devices()[0].device_kind]

@@ -48,6 +48,7 @@ def test_result_names_every_file_and_they_exist(result):
         "nef",
         "integer_onnx",
         "qdq_onnx",
+        "config",
     }
     assert all(p.is_file() for p in result.paths.values())
     assert sorted(p.name for p in result.paths["bie"].parent.iterdir()) == sorted(p.name for p in result.paths.values())

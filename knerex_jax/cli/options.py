@@ -25,7 +25,13 @@ _FLOATS = ("weight_bandwidth", "dma_bandwidth", "percentage_16b", "output_headro
 """Options of numbers without a default."""
 
 
+_PATHS = ("p_onnx", "np_txt", "p_output", "ip_config", "quan_config")
+"""Options that a shell completes with files."""
+
+
 def _option_type(name: str, default: Any) -> Any:
+    if name in _PATHS:
+        return click.Path()
     if isinstance(default, bool):
         return click.BOOL
     if isinstance(default, int):

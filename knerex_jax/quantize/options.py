@@ -47,7 +47,7 @@ def in_range(option: str, value: Any, low: float, high: float | None) -> None:
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or value < low
+        or not value >= low  # so that NaN is refused, too
         or (high is not None and value > high)
     ):
         span = f"at least {low}" if high is None else f"between {low} and {high}"
@@ -75,13 +75,13 @@ def check_kinds(config: Any) -> None:
 
 
 def shapes_by_input(value: Any) -> dict[str, tuple[int, ...]] | None:
-    """An `input_shape` in its one form: name -> dimensions, each at least 1; 0 and less leave one open."""
+    """An `input_shape` in its one form: name -> dimensions; 0 and -1 leave one open."""
     if value is None:
         return None
     try:
         assert isinstance(value, Mapping)
         shapes = {str(name): tuple(shape) for name, shape in value.items()}
-        assert all(isinstance(d, int) and not isinstance(d, bool) for shape in shapes.values() for d in shape)
+        assert all(isinstance(d, int) and not isinstance(d, bool) and d >= -1 for s in shapes.values() for d in s)
     except (AssertionError, TypeError):
         raise ConfigError(
             "input_shape has to be a table of input name -> whole numbers", where=f"input_shape={value!r}",

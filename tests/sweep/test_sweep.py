@@ -1,0 +1,98 @@
+"""A grid of settings: the same figures as single runs, one calibration, resumed where it stopped."""
+
+import csv
+import pickle
+
+import pytest
+from tiny import tiny_npz, tiny_onnx
+
+import knerex_jax as kx
+from knerex_jax import flow
+from knerex_jax.cli import main
+from knerex_jax.quantize.config import make_config
+from knerex_jax.sweep import cell as cells
+from knerex_jax.sweep import run
+from knerex_jax.sweep.cell import run_cell, share
+from knerex_jax.sweep.grid import grouped, read_sweep
+from knerex_jax.sweep.run import run_sweep
+
+GRID = """
+out = "results"
+[base]
+p_onnx = "tiny.onnx"
+np_txt = "d.npz"
+datapath_range_method = "mmse"
+percentile = 0.05
+[grid]
+outlier_factor = [1.0, 3.0]
+datapath_bitwidth_mode = ["int8", "int16", "int12"]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("sweep")
+    tiny_onnx(made)
+    tiny_npz(made / "d.npz", 8)
+    (made / "sweep.toml").write_text(GRID)
+    return made
+
+
+@pytest.fixture(scope="module")
+def first(folder):
+    return run_sweep(read_sweep(folder / "sweep.toml"))
+
+
+def table(folder):
+    with (folder / "results" / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_combination_has_a_row_and_failures_do_not_end_it(first, folder):
+    assert len(first) == 6 and len({row["key"] for row in first}) == 6
+    failed = [row for row in first if row["status"] != "ok"]
+    assert [row["datapath_bitwidth_mode"] for row in failed] == ["int12", "int12"]
+    assert all("ConfigError: 'int12' is not a value" in row["error"] for row in failed)
+    assert [row["key"] for row in table(folder)] == [row["key"] for row in first]
+    assert list(table(folder)[0])[-4:] == ["fps", "weight_bytes", "seconds", "error"]
+
+
+def test_a_cell_says_what_a_run_of_its_own_says(first, folder, tmp_path):
+    row = next(r for r in first if r["datapath_bitwidth_mode"] == "int8")
+    asked = next(c for c in read_sweep(folder / "sweep.toml").cells if c.key == row["key"])
+    result = kx.run_ptq(make_config(**asked.options), p_output=tmp_path, mode=1)
+    assert row["snr_db"] == round(min(result.snr_db.values()), 2)
+    assert row["fps"] == round(result.evaluation.fps, 2)
+    assert row["weight_bytes"] == result.report["compiled"]["bytes"]["weight"] > 0
+
+
+def test_finished_cells_are_skipped_and_failed_ones_tried_again(first, folder, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(run, "run_cell", lambda cell, shared: ran.append(cell) or run_cell(cell, shared))
+    with pytest.raises(SystemExit) as caught:
+        main(["sweep", str(folder / "sweep.toml")])
+    said = capsys.readouterr().out
+    assert caught.value.code == 1 and said.count("failed:") == 2
+    assert [c.setting["datapath_bitwidth_mode"] for c in ran] == ["int12", "int12"]
+    assert [r["snr_db"] for r in table(folder)] == [str(r.get("snr_db", "")) for r in first]
+
+
+def test_cells_that_can_share_are_calibrated_once_and_are_plain_data(folder, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cells, "measure", lambda *a, **k: calls.append(1) or flow.measure(*a, **k))
+    path = folder / "platforms.toml"
+    path.write_text(GRID.split("[grid]")[0] + '[grid]\nplatform = ["520", "720"]\noutlier_factor = [1.0, 3.0]\n')
+    groups = grouped(read_sweep(path).cells)
+    assert [[c.setting["platform"] for c in group] for group in groups] == [["520"] * 2, ["720"] * 2]
+    group = groups[1]
+    shared = share([make_config(**c.options) for c in group])
+    sent, received = pickle.loads(pickle.dumps((group[0], shared)))
+    row = run_cell(sent, received)
+    assert calls == [1] and row["status"] == "ok" and row["snr_db"] > 20
+
+
+def test_a_cell_that_learns_runs_the_whole_flow(folder):
+    path = folder / "learn.toml"
+    path.write_text(GRID.replace('out = "results"', 'out = "learned"').split("[grid]")[0] + "[grid]\noptimize = [1]\n")
+    (row,) = run_sweep(read_sweep(path))
+    assert row["status"] == "ok" and row["optimize"] == 1 and row["snr_db"] > 20
