@@ -3,10 +3,11 @@ import pytest
 import knerex_jax
 
 PUBLIC = """
-ArtifactError CheckReport CompileError ConfigError Evaluation FixedModel FloatModel KnerexError ModelEntry ModelError
-NpuModel PTQConfig PTQResult PlanError QuantPlan REGISTRY SimulationError TARGETS UnsupportedOpError analyze
-bit_true_match check_model combine_nef compile convert_channel_last_to_first decompose_onnx evaluate extract_nef
-get_radix kneron_inference load_onnx lower_fixed lower_float make_plan nef_info run_ptq verify
+ArtifactError CheckReport Comparison CompileError ConfigError Evaluation FixedModel FloatModel KnerexError ModelEntry
+ModelError NpuModel Optimized PTQConfig PTQResult PlanError QuantPlan REGISTRY SimulationError TARGETS
+UnsupportedOpError analyze bit_true_match check_model combine_nef compare_onnx compile convert_channel_last_to_first
+decompose_onnx edit_onnx evaluate extract_nef get_radix kneron_inference load_onnx lower_fixed lower_float make_plan
+nef_info optimize_onnx run_ptq verify
 """.split()
 
 

@@ -6,8 +6,11 @@ from typing import NoReturn
 import click
 
 from knerex_jax.cli.check import check
+from knerex_jax.cli.compare import compare
+from knerex_jax.cli.edit import edit
 from knerex_jax.cli.evaluate import evaluate
 from knerex_jax.cli.nef import nef
+from knerex_jax.cli.optimize import optimize
 from knerex_jax.cli.ptq import ptq
 from knerex_jax.cli.verify import verify
 from knerex_jax.cli.whatif import whatif
@@ -20,14 +23,14 @@ def knerex() -> None:
     """Post-training quantization for Kneron-class NPUs, bit-true."""
 
 
-for command in (ptq, check, evaluate, whatif, nef, verify):
-    knerex.add_command(command)
+for each in (ptq, optimize, edit, check, evaluate, whatif, nef, verify, compare):
+    knerex.add_command(each)
 
 
-def main(arguments: list[str] | None = None) -> NoReturn:
-    """Runs the command line; a user's fault is one screen of text and exit code 1, never a traceback."""
+def main(arguments: list[str] | None = None, command: click.Command = knerex) -> NoReturn:
+    """Runs a command line; a user's fault is one screen of text and exit code 1, never a traceback."""
     try:
-        code = knerex(args=arguments, standalone_mode=False) or 0  # what a command gave context.exit, else nothing
+        code = command(args=arguments, standalone_mode=False) or 0  # what a command gave context.exit, else nothing
     except click.exceptions.Exit as e:
         code = e.exit_code
     except click.ClickException as e:

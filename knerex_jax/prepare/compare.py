@@ -114,8 +114,8 @@ def compare_onnx(
     made = [[runner.run(inputs, types) for runner in runners] for inputs in given]
     rows = []
     for a, b in names:
-        pairs = [np.stack([m[k][t] for m in made]) for k, t in enumerate((a, b))]
-        rows.append(_difference(a, *pairs, tolerance))
+        x, y = (np.stack([m[k][t] for m in made]) for k, t in enumerate((a, b)))
+        rows.append(_difference(a, x, y, tolerance))
     return Comparison(tuple(rows), len(made), tolerance)
 
 

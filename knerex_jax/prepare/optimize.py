@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
-from knerex_jax.data.shapes import Shape
+from knerex_jax.data.shapes import Shape, parse_shape
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.read import read_onnx
@@ -57,7 +57,7 @@ _PASSES: tuple[Pass, ...] = (
 )
 """What serves any runtime. Softmax, normalisations and quantizers stay: `run_ptq` spells them out for itself."""
 
-OPTIMIZERS = tuple(dict.fromkeys(p.__name__ for p in _PASSES))
+OPTIMIZERS = tuple(getattr(p, "__name__", "") for p in _PASSES)
 """Names that `skipped_optimizers` may hold."""
 
 HALF_TOLERANCE = 1e-2
@@ -160,8 +160,8 @@ def optimize_onnx(
     made = run_passes(made, extra, ops) if extra else made
     notes = list(_notes(convert_f16, opt_matmul, defuse_gaps))
     doc, metadata = ("", {}) if clear_descriptions else (file.doc, file.metadata)
-    counts = (Counter(n.op_type for n in nodes) for nodes in (proto.graph.node, made.graph.nodes))
-    result = Optimized(made, *counts, None, (), doc, metadata, ops)
+    before, after = (Counter(n.op_type for n in nodes) for nodes in (proto.graph.node, made.graph.nodes))
+    result = Optimized(made, before, after, None, tuple(notes), doc, metadata, ops)
     comparison = None
     if not skip_check and sum(a.nbytes for a in made.constants.values()) > EXTERNAL_ABOVE_BYTES:
         notes.append(Note("skip_check", "False", "not compared", "the model is too large to be held twice"))
@@ -178,7 +178,7 @@ def optimize_onnx(
         what = f"the optimized model differs: {worst.max_abs:g} at most, {worst.relative:.2g} of the largest value"
         fix = "skip_check=True writes it all the same; skipped_optimizers leaves rewrites out; please report the model"
         raise ModelError(what, where=f"{name_of(model)}, output '{worst.name}'", fix=fix)
-    result = Optimized(made, result.before, result.after, comparison, tuple(notes), doc, metadata, ops)
+    result = replace(result, comparison=comparison, notes=tuple(notes))
     if output is not None:
         result.save(output)
     return result
@@ -191,29 +191,13 @@ def _chosen(skipped: Collection[str], level: int) -> tuple[Pass, ...]:
     if level not in (0, 1, 2):
         fix = "use 0 (never), 1 (where needed) or 2 (always)"
         raise ConfigError(f"{level!r} is no level", where="duplicate_shared_weights", fix=fix)
-    return tuple(p for p in _PASSES if p.__name__ not in skipped)
+    return tuple(p for p, name in zip(_PASSES, OPTIMIZERS, strict=True) if name not in skipped)
 
 
 def _shapes(given: Sequence[str] | Mapping[str, Shape] | None, inputs: Sequence[str]) -> dict[str, Shape]:
     if isinstance(given, Mapping):
         return {name: tuple(shape) for name, shape in given.items()}
     return dict(parse_shape(text, inputs) for text in ([given] if isinstance(given, str) else given or ()))
-
-
-def parse_shape(text: str, inputs: Sequence[str] = ()) -> tuple[str, Shape]:
-    """"name:1,3,224,224", or of the only input "1,3,224,224" -> (name, shape); a name may hold colons itself.
-
-    Raises:
-      ConfigError: it cannot be read.
-    """
-    name, colon, dims = text.rpartition(":")
-    try:
-        shape = tuple(int(d) for d in dims.split(","))
-    except ValueError:
-        shape = ()
-    if not shape or (not colon and len(inputs) != 1):
-        raise ConfigError(f"cannot read the shape {text!r}", where="shapes", fix="write it as name:1,3,224,224")
-    return (name if colon else inputs[0]), shape
 
 
 def _notes(convert_f16: bool, opt_matmul: bool, defuse_gaps: bool) -> tuple[Note, ...]:
