@@ -9,7 +9,6 @@ import click
 from knerex_jax.data.shapes import parse_shape as parse_shape
 from knerex_jax.quantize.config import PTQConfig
 
-
 _FLOATS = ("weight_bandwidth", "dma_bandwidth", "percentage_16b", "output_headroom", "max_ms", "max_mb")
 """Options of numbers without a default."""
 

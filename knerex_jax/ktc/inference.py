@@ -53,7 +53,7 @@ def kneron_inference(
     Raises:
       KnerexError: with what is wrong, where, and how to fix it.
     """
-    model_id = modern(old, OLD_INFERENCE, "kneron_inference").get("model_id", model_id)
+    model_id = modern(old, OLD_INFERENCE, kneron_inference).get("model_id", model_id)
     if dump:
         tell_one("dump", True, False, "knerex infer --dump writes every tensor")
     kind, file = next(

@@ -134,7 +134,7 @@ class ModelConfig:
           KnerexError: the model cannot be read, or an option is not possible.
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "output_dir", "old")}
-        arguments |= modern(old, OLD_TILING, "evaluate")
+        arguments |= modern(old, OLD_TILING, self.evaluate)
         folder = output_folder(output_dir)
         found = self._estimate(folder, self._options(arguments))
         write_evaluation(found, folder)
@@ -152,8 +152,8 @@ class ModelConfig:
             assert found is not None, "mode 0 has nothing else"
             return found
         for name in [n for n in options if n.endswith("_mode")]:
-            if options.pop(name) not in (None, "int8"):
-                tell_one(name, "another width", "that of the bie", "it is quantized already")
+            if (asked := options.pop(name)) not in (None, "int8"):
+                tell_one(name, asked, "that of the bie", "it is quantized already")
         assert self.bie_path is not None, "one model is given"
         with published_names():
             return evaluate(self.bie_path, str(self.platform), **options)
@@ -217,7 +217,7 @@ class ModelConfig:
           KnerexError: with what is wrong, where, and how to fix it.
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "input_mapping", "output_dir", "old")}
-        arguments |= modern(old, OLD_ANALYSIS, "analysis")
+        arguments |= modern(old, OLD_ANALYSIS, self.analysis)
         wanted = arguments.pop("output_bie", None)
         if not self._is_float:
             fix = "give onnx_path or onnx_model"

@@ -48,7 +48,7 @@ def compile(
       ArtifactError: two models have one id, or platforms differ.
       CompileError: a model does not fit its machine.
     """
-    tiling = modern(old, OLD_TILING, "compile").get("compiler_tiling", compiler_tiling)
+    tiling = modern(old, OLD_TILING, compile).get("compiler_tiling", compiler_tiling)
     _tell_fixed(dedicated_output_buffer, flatbuffer)
     bandwidths = {"weight_bandwidth": weight_bandwidth, "dma_bandwidth": dma_bandwidth}
     return _compile(model_list, output_dir, weight_compress, tiling, bandwidths, None)
@@ -93,7 +93,7 @@ def encrypt_compile(
       ConfigError: mode 2 or an unknown one, no key, two different ones, or one of another length.
       KnerexError: as `compile`.
     """
-    tiling = modern(old, OLD_TILING, "encrypt_compile").get("compiler_tiling", compiler_tiling)
+    tiling = modern(old, OLD_TILING, encrypt_compile).get("compiler_tiling", compiler_tiling)
     secret = _key(mode, key, key_file, encryption_efuse_key)
     _tell_fixed(dedicated_output_buffer, flatbuffer)
     bandwidths = {"weight_bandwidth": weight_bandwidth, "dma_bandwidth": dma_bandwidth}

@@ -1,5 +1,6 @@
 """Requests that are applied otherwise than asked, and names of earlier releases: said as warnings, never silent."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ Translation = tuple[str, Callable[[Any], dict[str, Any]]]
 """What to use instead, in words, and the old value as arguments of today ({}: it is ignored)."""
 
 
-def modern(given: Mapping[str, Any], table: Mapping[str, Translation], function: str) -> dict[str, Any]:
+def modern(given: Mapping[str, Any], table: Mapping[str, Translation], function: Callable[..., Any]) -> dict[str, Any]:
     """Arguments that a function does not have any more as those of today; each is warned of.
 
     Raises:
@@ -51,7 +52,8 @@ def modern(given: Mapping[str, Any], table: Mapping[str, Translation], function:
     made: dict[str, Any] = {}
     for name, value in given.items():
         if name not in table:
-            raise ConfigError(f"{function} has no argument {name!r}", where=name, fix=nearest(name, table))
+            what = f"{function.__name__} has no argument {name!r}"
+            raise ConfigError(what, where=name, fix=nearest(name, inspect.signature(function).parameters))
         said, convert = table[name]
         warnings.warn(f"{name} is an argument of earlier releases: {said}", FutureWarning, stacklevel=3)
         made |= convert(value)

@@ -12,6 +12,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     InvalidArgument,
     InvalidGraph,
     InvalidProtobuf,
+    NoSuchFile,
     NotImplemented,
     RuntimeException,
 )
@@ -33,7 +34,16 @@ RANDOM_SAMPLES = 3
 FIRST = "the first model"
 """What errors call a first model that has no path."""
 
-_REFUSALS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException)
+_REFUSALS = (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NoSuchFile,
+    NotImplemented,
+    RuntimeException,
+    RuntimeError,
+)
 """What ONNX Runtime raises of models that it cannot run."""
 
 
