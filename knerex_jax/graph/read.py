@@ -66,13 +66,13 @@ def read_onnx(
         raise ModelError(f"the model cannot be read: {said}", where=name, fix=fix) from error
 
 
-def declared_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the inputs as the file states them, 0 for open dimensions; inputs without a shape are left out.
+def declared_shapes(source: str | Path | onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs as the model states them, 0 for open dimensions; inputs without a shape are left out.
 
     Raises:
       ModelError: the file is not usable.
     """
-    graph = load_proto(path).graph
+    graph = (source if isinstance(source, onnx.ModelProto) else load_proto(source)).graph
     weights = {t.name for t in graph.initializer}
     return {
         v.name: tuple(max(d.dim_value, 0) for d in v.type.tensor_type.shape.dim)

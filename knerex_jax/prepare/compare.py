@@ -18,10 +18,11 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 )
 
 from knerex_jax.data.samples import sample_dtype
-from knerex_jax.data.shapes import Shape
+from knerex_jax.data.shapes import Shape, shapes_from_data
 from knerex_jax.data.sources import Sample, open_source
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
+from knerex_jax.graph.read import declared_shapes
 from knerex_jax.metrics import snr_db
 from knerex_jax.prepare.protos import OnnxModel, proto_of, static_inputs
 
@@ -111,13 +112,14 @@ def compare_onnx(
       data: inputs in any form `run_ptq` takes (except images); None for random ones: normal floats, integers 0 and 1.
       samples: how many; default all data, or 3 random ones.
       tolerance: relative to the largest magnitude of an output.
-      input_shapes: for dimensions that the models leave open.
+      input_shapes: for dimensions that the models leave open, where the data do not state them.
       seed: of the random inputs.
 
     Raises:
       ModelError: a model cannot be read or run, inputs or outputs do not correspond, or data do not fit.
     """
-    types = static_inputs(proto_of(first), input_shapes or {})
+    heads = [proto_of(first), proto_of(second)]  # both can be read, before anything runs
+    types = static_inputs(heads[0], {**shapes_from_data(declared_shapes(heads[0]), data), **(input_shapes or {})})
     runners = [_Runner.of(first, FIRST), _Runner.of(second, "the second model")]
     names = _corresponding(runners, set(types))
     given = _random(types, samples or RANDOM_SAMPLES, seed) if data is None else _given(data, types, samples)

@@ -113,6 +113,17 @@ def test_a_bie_is_evaluated_but_not_quantized_again(tmp_path, quantized):
         km.analysis(MAPPING, tmp_path)
 
 
+def test_nodes_that_cannot_run_are_warned_of(tmp_path):
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17, "mine": 1]>
+        net (float[1, 3, 4, 4] x) => (float[1, 3, 4, 4] y, float[1, 3, 4, 4] z) {
+          y = Relu(x)
+          z = mine.Strange(y)
+        }""")
+    with pytest.warns(ktc.AppliedOtherwise, match="without those that cannot run"):
+        text = ktc.ModelConfig(32769, "0001", "720", onnx_model=model).evaluate(tmp_path)
+    assert "Strange" in text and "cannot run" in text
+
+
 def test_compiling_says_what_has_no_choice(tmp_path, quantized):
     km, _ = quantized
     with pytest.warns() as told:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import pytest
 
 import knerex_jax.ktc as ktc
 from knerex_jax import embedded
@@ -16,7 +15,6 @@ def preprocess(index):
     return IMAGES[index : index + 1]
 
 
-@pytest.mark.smoke
 def test_optimize_evaluate_analyse_infer_compile_combine(tmp_path):
     flow = str(tmp_path / "kneron_flow")
 

@@ -121,6 +121,10 @@ def test_given_inputs_and_values_that_are_no_numbers(net, tmp_path):
     data = {"x": list(np.zeros((4, 3, 8, 8), np.float32)), "z": list(np.ones((4, 4), np.float32))}
     found = kx.compare_onnx(net, proto_of(NET, seed=5), data, samples=3)
     assert found.alike and found.samples == 3  # zeros hide the weights
+    opened = proto_of("(float[1, 3, H, 8] x) => (float[1, 3, H, 8] y) { y = Relu(x) }")
+    assert kx.compare_onnx(opened, opened, [np.ones((3, 5, 8), np.float32)]).outputs[0].shape == (1, 3, 5, 8)
+    with pytest.raises(kx.ModelError, match=r"axis 2 \('H'\)"):
+        kx.compare_onnx(opened, opened)
     logs = [proto_of(f"(float[1, 4] x) => (float[1, 4] y) {{ a = Abs(x)  y = Log({t}) }}") for t in ("x", "a")]
     assert kx.compare_onnx(logs[0], logs[0]).alike and not kx.compare_onnx(*logs).alike
     counts = [proto_of(f"(int64[1, 4] x) => (int64[1, 4] y) {{ y = {op}(x, x) }}") for op in ("Add", "Sub")]
