@@ -32,6 +32,11 @@ from knerex_jax.ops import REGISTRY as REGISTRY
 from knerex_jax.ops.load import load_onnx as load_onnx
 from knerex_jax.performance.evaluation import Evaluation as Evaluation
 from knerex_jax.performance.run import evaluate as evaluate
+from knerex_jax.prepare.compare import Comparison as Comparison
+from knerex_jax.prepare.compare import compare_onnx as compare_onnx
+from knerex_jax.prepare.edit import edit_onnx as edit_onnx
+from knerex_jax.prepare.optimize import Optimized as Optimized
+from knerex_jax.prepare.optimize import optimize_onnx as optimize_onnx
 from knerex_jax.quantize.config import PTQConfig as PTQConfig
 from knerex_jax.quantize.plan import QuantPlan as QuantPlan
 from knerex_jax.runtime import FixedModel as FixedModel

@@ -31,7 +31,7 @@ def get_radix(inputs: Iterable[Any]) -> int:
 
 
 def convert_channel_last_to_first(image: np.ndarray) -> np.ndarray:
-    """An image HWC as CHW, or images NHWC as NCHW; a view, of the same element type.
+    """An image HWC, or images NHWC, as NCHW (of one image N is 1); a view, of the same element type.
 
     Raises:
       ValueError: it has neither three nor four axes.
@@ -39,4 +39,4 @@ def convert_channel_last_to_first(image: np.ndarray) -> np.ndarray:
     array = np.asarray(image)
     if array.ndim not in (3, 4):
         raise ValueError(f"an image has 3 axes (HWC) or 4 (NHWC), this array {array.ndim}")
-    return np.moveaxis(array, -1, -3)
+    return np.moveaxis(array if array.ndim == 4 else array[None], -1, -3)

@@ -7,10 +7,13 @@ from typing import NoReturn
 import click
 
 from knerex_jax.cli.check import check
+from knerex_jax.cli.compare import compare
 from knerex_jax.cli.completion import completion
 from knerex_jax.cli.doctor import doctor
+from knerex_jax.cli.edit import edit
 from knerex_jax.cli.evaluate import evaluate
 from knerex_jax.cli.nef import nef
+from knerex_jax.cli.optimize import optimize
 from knerex_jax.cli.ptq import ptq
 from knerex_jax.cli.sweep import sweep
 from knerex_jax.cli.verify import verify
@@ -28,16 +31,16 @@ def knerex() -> None:
     """Post-training quantization for Kneron-class NPUs, bit-true."""
 
 
-for command in (ptq, sweep, check, evaluate, whatif, nef, verify, doctor, completion):
-    knerex.add_command(command)
+for each in (ptq, sweep, optimize, edit, check, evaluate, whatif, nef, verify, compare, doctor, completion):
+    knerex.add_command(each)
 
 
-def main(arguments: list[str] | None = None) -> NoReturn:
-    """Runs the command line; a user's fault is one screen of text and exit code 1, never a traceback."""
+def main(arguments: list[str] | None = None, command: click.Command = knerex) -> NoReturn:
+    """Runs a command line; a user's fault is one screen of text and exit code 1, never a traceback."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # "module:function" means a module of the user's
     try:
-        code = knerex(args=arguments, standalone_mode=False) or 0  # what a command gave context.exit, else nothing
+        code = command(args=arguments, standalone_mode=False) or 0  # what a command gave context.exit, else nothing
     except click.exceptions.Exit as e:
         code = e.exit_code
     except click.ClickException as e:

@@ -6,20 +6,8 @@ from typing import Any
 
 import click
 
-from knerex_jax.errors import ConfigError
+from knerex_jax.data.shapes import parse_shape as parse_shape
 from knerex_jax.quantize.config import PTQConfig
-
-
-def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """name:1,3,224,224 -> (name, shape); the name itself may hold colons."""
-    name, _, dims = text.rpartition(":")
-    try:
-        return name, tuple(int(d) for d in dims.split(","))
-    except ValueError:
-        raise ConfigError(
-            f"cannot read the shape {text!r}", where="--input-shape", fix="write it as name:1,3,224,224"
-        ) from None
-
 
 _FLOATS = ("weight_bandwidth", "dma_bandwidth", "percentage_16b", "output_headroom", "max_ms", "max_mb")
 """Options of numbers without a default."""

@@ -1,14 +1,39 @@
 """Dimensions that a model leaves open, read off the first calibration sample."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from knerex_jax.data.files import NpyRows, npz_members
+from knerex_jax.errors import ConfigError
 
 Shape = tuple[int, ...]
+
+
+def parse_shape(text: str, inputs: Sequence[str] = ()) -> tuple[str, Shape]:
+    """Reads a named shape.
+
+    Args:
+      text: "name:1,3,224,224" (the name itself may hold colons), or "1,3,224,224" of the only input.
+      inputs: names of the inputs, where the latter form is meant to be read.
+
+    Returns:
+      (name, shape).
+
+    Raises:
+      ConfigError: it cannot be read.
+    """
+    name, colon, dims = text.rpartition(":")
+    if not colon and len(inputs) == 1:
+        name, colon = inputs[0], ":"
+    try:
+        if colon:
+            return name, tuple(int(d) for d in dims.split(","))
+    except ValueError:
+        pass
+    raise ConfigError(f"cannot read the shape {text!r}", where="--input-shape", fix="write it as name:1,3,224,224")
 
 
 def shapes_from_data(declared: Mapping[str, Shape], data: Any, layout: str | None = None) -> dict[str, Shape]:

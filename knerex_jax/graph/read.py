@@ -40,36 +40,39 @@ class OnnxFile:
     doc: str
 
 
-def read_onnx(path: str | Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> OnnxFile:
-    """Reads a file of any supported opset, simplified to static shapes.
+def read_onnx(
+    source: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> OnnxFile:
+    """Reads a model of any supported opset, simplified to static shapes.
 
     Args:
-      path: of the .onnx file.
+      source: path of the .onnx file, or the model it holds (not changed; with its weights, none in other files).
       input_shapes: full shapes by input name, for dimensions the model leaves open.
 
     Raises:
       ModelError: the file, its graph or its shapes are not usable.
     """
-    folder = Path(path).resolve().parent
+    held = isinstance(source, onnx.ModelProto)
+    name, folder = ("the loaded model", Path()) if held else (str(source), Path(source).resolve().parent)
     try:
-        return read_proto(simplify(load_proto(path), input_shapes, folder), folder)
+        return read_proto(simplify(source if held else load_proto(source), input_shapes, folder), folder)
     except ModelError as error:
-        if str(path) in error.where:
+        if name in error.where:
             raise
-        raise ModelError(error.what, where=f"{path}, {error.where}", fix=error.fix) from error
+        raise ModelError(error.what, where=f"{name}, {error.where}", fix=error.fix) from error
     except (ValueError, TypeError, LookupError, RuntimeError) as error:  # what onnx makes of damaged fields
         said = " ".join(str(error).split())[:300]
         fix = "export or download the model again: parts of it are damaged"
-        raise ModelError(f"the model cannot be read: {said}", where=str(path), fix=fix) from error
+        raise ModelError(f"the model cannot be read: {said}", where=name, fix=fix) from error
 
 
-def declared_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the inputs as the file states them, 0 for open dimensions; inputs without a shape are left out.
+def declared_shapes(source: str | Path | onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs as the model states them, 0 for open dimensions; inputs without a shape are left out.
 
     Raises:
       ModelError: the file is not usable.
     """
-    graph = load_proto(path).graph
+    graph = (source if isinstance(source, onnx.ModelProto) else load_proto(source)).graph
     weights = {t.name for t in graph.initializer}
     return {
         v.name: tuple(max(d.dim_value, 0) for d in v.type.tensor_type.shape.dim)

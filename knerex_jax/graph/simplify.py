@@ -90,7 +90,7 @@ def simplify(
         weights |= inlined
     inputs = [value.name for value in bare.graph.input if value.name not in weights]
     _widen(bare.graph)
-    _fix_inputs(bare, inputs, input_shapes or {})
+    fix_inputs(bare, inputs, input_shapes or {})
     _check(bare)
     return _join(_folded(bare), weights)
 
@@ -193,7 +193,7 @@ def _check(bare: onnx.ModelProto) -> None:
             ) from error
 
 
-def _fix_inputs(bare: onnx.ModelProto, inputs: list[str], given: Mapping[str, tuple[int, ...]]) -> None:
+def fix_inputs(bare: onnx.ModelProto, inputs: list[str], given: Mapping[str, tuple[int, ...]]) -> None:
     """Writes a number into every dimension of the inputs, in place."""
     unknown = [name for name in given if name not in inputs]
     if unknown:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx
+
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.read import read_onnx
 from knerex_jax.ops import REGISTRY
@@ -11,7 +13,7 @@ from knerex_jax.ops.opdef import OpDef
 
 
 def load_onnx(
-    path: str | Path,
+    source: str | Path | onnx.ModelProto,
     *,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     ops: Mapping[str, OpDef] = REGISTRY,
@@ -19,7 +21,7 @@ def load_onnx(
     """Reads and simplifies an ONNX file to a bound model with static shapes and batch 1.
 
     Args:
-      path: of the .onnx file.
+      source: path of the .onnx file, or the model it holds (not changed).
       input_shapes: full shapes by input name, for dimensions the model leaves open.
       ops: operator records; {**REGISTRY, "domain::MyOp": MY_OP} adds one of your own.
 
@@ -27,5 +29,5 @@ def load_onnx(
       ModelError: not readable, or a dimension stays unknown (the message names it).
       UnsupportedOpError: an operator has no rule.
     """
-    file = read_onnx(path, input_shapes)
+    file = read_onnx(source, input_shapes)
     return bind(file.model, ops, file.opset)
