@@ -216,6 +216,7 @@ class ModelConfig:
         Raises:
           KnerexError: with what is wrong, where, and how to fix it.
         """
+        # Everything else that was asked for, by its published name.
         arguments = {k: v for k, v in locals().items() if k not in ("self", "input_mapping", "output_dir", "old")}
         arguments |= modern(old, OLD_ANALYSIS, self.analysis)
         wanted = arguments.pop("output_bie", None)

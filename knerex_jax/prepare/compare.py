@@ -117,7 +117,10 @@ def compare_onnx(
 
     Raises:
       ModelError: a model cannot be read or run, inputs or outputs do not correspond, or data do not fit.
+      ConfigError: no samples.
     """
+    if samples is not None and samples < 1:
+        raise ConfigError(f"{samples} samples", where="samples", fix="compare one sample at least")
     heads = [proto_of(first), proto_of(second)]  # both can be read, before anything runs
     types = static_inputs(heads[0], {**shapes_from_data(declared_shapes(heads[0]), data), **(input_shapes or {})})
     runners = [_Runner.of(first, FIRST), _Runner.of(second, "the second model")]
@@ -200,26 +203,24 @@ def _random(types: Mapping[str, TensorType], count: int, seed: int) -> Iterator[
 
 
 def _given(data: Any, types: Mapping[str, TensorType], count: int | None) -> Iterator[Sample]:
-    if count is not None and count < 1:
-        raise ConfigError(f"{count} samples", where="samples", fix="compare one sample at least")
     batches = open_source(data, types).batches(1)
     return (sample for _, sample in zip(range(count), batches, strict=False)) if count else batches
 
 
 def _difference(name: str, a: np.ndarray, b: np.ndarray, tolerance: float) -> OutputDifference:
+    """Of one output, [samples, ...] each. Equal infinities, and NaN where both have it, are no difference."""
     if a.shape != b.shape:
         fix = "compare models of the same shapes"
         raise ModelError(f"its shapes differ: {a.shape[1:]} and {b.shape[1:]}", where=f"output '{name}'", fix=fix)
-    x, y = (np.nan_to_num(v.astype(np.float64), nan=0.0) for v in (a, b))
-    same = a == b
-    if a.dtype.kind == "f" and b.dtype.kind == "f":
-        same |= np.isnan(a) & np.isnan(b)
-        holes = (np.isnan(a) != np.isnan(b)).any()
-    else:
-        holes = False
-    gap = float("inf") if holes else float(np.abs(np.where(same, 0.0, x - np.where(same, x, y))).max(initial=0.0))
-    largest = float(np.abs(x[np.isfinite(x)]).max(initial=0.0))
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    finite = np.isfinite(x)
+    with np.errstate(invalid="ignore"):
+        gaps = np.where(same, 0.0, np.abs(x - y))
+    gap = float(np.nan_to_num(gaps, nan=np.inf, posinf=np.inf).max(initial=0.0))
+    largest = float(np.abs(x[finite]).max(initial=0.0))
     relative = gap / largest if largest else (0.0 if gap == 0 else float("inf"))
-    exact = a.dtype.kind != "f"
-    alike = gap == 0 if exact else relative <= tolerance
-    return OutputDifference(name, a.shape[1:], gap, relative, snr_db(x, np.where(same, x, y)), bool(alike))
+    alike = relative <= tolerance if a.dtype.kind == "f" else gap == 0
+    reference = np.where(finite, x, 0.0)
+    snr = snr_db(reference, np.where(same, reference, y))
+    return OutputDifference(name, a.shape[1:], gap, relative, snr, bool(alike))

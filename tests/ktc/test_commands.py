@@ -44,6 +44,8 @@ def test_the_optimizer_and_its_other_entries(tmp_path, run):
         made = onnx.load(target)
         assert made.graph.output[0].type.tensor_type.shape.dim[0].dim_value == 2 and len(made.graph.node) == nodes
 
+    code, out, _ = run("kneronnxopt.optimize", "-h")
+    assert code == 0 and "--log" in out and "--defuse-gaps" in out
     assert run("kneronnxopt.onnx_vs_onnx", model, default, "--seperate")[0] == 0
     code, _, err = run("kneronnxopt", model, "--log", "LOUD")
     assert code == 2 and "--log" in err
@@ -68,4 +70,4 @@ def test_optimize_and_evaluate(tmp_path, run, monkeypatch):
     assert code == 0 and (tmp_path / "sub" / "made.onnx").is_file() and "evaluated" not in out
     code, _, err = run("opt_and_eval", "-o", "-e", 520, model)
     assert code == 1 and "nothing is left to do" in err
-    assert run("opt_and_eval", 540, model)[0] == 2
+    assert run("opt_and_eval", 540, model)[0] == 2 and run("opt_and_eval", "-h")[0] == 0

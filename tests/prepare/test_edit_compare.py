@@ -117,6 +117,11 @@ def test_equal_and_different_models(net):
         kx.compare_onnx(kx.edit_onnx(net, outputs=["f"]), net)
 
 
+def test_no_samples_compare_nothing(net):
+    with pytest.raises(kx.ConfigError, match="one sample at least"):
+        kx.compare_onnx(net, net, samples=0)
+
+
 def test_given_inputs_and_values_that_are_no_numbers(net, tmp_path):
     data = {"x": list(np.zeros((4, 3, 8, 8), np.float32)), "z": list(np.ones((4, 4), np.float32))}
     found = kx.compare_onnx(net, proto_of(NET, seed=5), data, samples=3)

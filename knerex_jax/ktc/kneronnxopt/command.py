@@ -25,7 +25,8 @@ def _command(name: str, of: click.Command, extra: list[click.Parameter]) -> clic
         assert of.callback is not None, "a command runs something"
         return of.callback(**options)
 
-    return click.Command(name, params=[*of.params, *extra], callback=run, help=of.help)
+    helped = {"help_option_names": ["-h", "--help"]}
+    return click.Command(name, helped, params=[*of.params, *extra], callback=run, help=of.help)
 
 
 OPTIMIZE = _command("kneronnxopt", optimize, [_LOG])

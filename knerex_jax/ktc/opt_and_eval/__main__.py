@@ -7,7 +7,7 @@ from knerex_jax.ktc.opt_and_eval import opt_and_eval
 from knerex_jax.targets import TARGETS
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("platform", type=click.Choice(list(TARGETS)))
 @click.argument("path", type=click.Path())
 @click.option("-e", "--evaluate-only", is_flag=True, help="Evaluate, do not optimize.")
