@@ -8,6 +8,9 @@ from knerex_jax.compat import convert_channel_last_to_first as convert_channel_l
 from knerex_jax.compat import get_radix as get_radix
 from knerex_jax.deliver import ModelEntry as ModelEntry
 from knerex_jax.deliver import compile as compile
+from knerex_jax.dumps.index import Dump as Dump
+from knerex_jax.dumps.index import load_dump as load_dump
+from knerex_jax.dumps.write import dump as dump
 from knerex_jax.emulator.fixed import lower_fixed as lower_fixed
 from knerex_jax.errors import ArtifactError as ArtifactError
 from knerex_jax.errors import CompileError as CompileError
