@@ -11,10 +11,16 @@ from knerex_jax.deliver import compile as compile
 from knerex_jax.dumps.index import Dump as Dump
 from knerex_jax.dumps.index import load_dump as load_dump
 from knerex_jax.dumps.write import dump as dump
+from knerex_jax.e2e.results import Box as Box
+from knerex_jax.e2e.results import HeatMap as HeatMap
+from knerex_jax.e2e.results import Label as Label
+from knerex_jax.e2e.run import Simulation as Simulation
+from knerex_jax.e2e.run import simulate_images as simulate_images
 from knerex_jax.emulator.fixed import lower_fixed as lower_fixed
 from knerex_jax.errors import ArtifactError as ArtifactError
 from knerex_jax.errors import CompileError as CompileError
 from knerex_jax.errors import ConfigError as ConfigError
+from knerex_jax.errors import HookError as HookError
 from knerex_jax.errors import KnerexError as KnerexError
 from knerex_jax.errors import ModelError as ModelError
 from knerex_jax.errors import PlanError as PlanError
@@ -23,6 +29,8 @@ from knerex_jax.errors import UnsupportedOpError as UnsupportedOpError
 from knerex_jax.flow import analyze as analyze
 from knerex_jax.flow import decompose_onnx as decompose_onnx
 from knerex_jax.flow import make_plan as make_plan
+from knerex_jax.infer import Inferred as Inferred
+from knerex_jax.infer import infer as infer
 from knerex_jax.inference import kneron_inference as kneron_inference
 from knerex_jax.lowering.float import lower_float as lower_float
 from knerex_jax.match import bit_true_match as bit_true_match

@@ -101,10 +101,14 @@ class Runner:
           Name -> [b, ...]; the last b may be smaller.
         """
         for number, batch in enumerate(source.batches(batch_size)):
-            count = len(next(iter(batch.values())))
-            if number and self.kind != "nef":  # what is left over fills up the shape that is compiled already
-                batch = {t: v[np.minimum(np.arange(batch_size), count - 1)] for t, v in batch.items()}
-            yield {t: v[:count] for t, v in self.run(batch, data_type, batch_size=batch_size).items()}
+            yield self.run_padded(batch, batch_size if number else 1, data_type)
+
+    def run_padded(self, batch: Mapping[str, Any], size: int, data_type: DataType = "float") -> dict[str, np.ndarray]:
+        """`run` on a batch that is filled up to at least `size` samples, so that one shape is compiled for all."""
+        count = len(next(iter(batch.values())))
+        if count < size and self.kind != "nef":
+            batch = {t: v[np.minimum(np.arange(size), count - 1)] for t, v in batch.items()}
+        return {t: v[:count] for t, v in self.run(batch, data_type, batch_size=max(size, count)).items()}
 
     def check(self, data_type: str) -> None:
         """Raises ConfigError where the model has no results of that type."""

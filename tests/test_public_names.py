@@ -3,10 +3,11 @@ import pytest
 import knerex_jax
 
 PUBLIC = """
-ArtifactError CheckReport CompileError ConfigError Dump Evaluation FixedModel FloatModel KnerexError ModelEntry
-ModelError NpuModel PTQConfig PTQResult PlanError QuantPlan REGISTRY SimulationError TARGETS UnsupportedOpError analyze
-bit_true_match check_model combine_nef compile convert_channel_last_to_first decompose_onnx dump evaluate extract_nef
-get_radix kneron_inference load_dump load_onnx lower_fixed lower_float make_plan nef_info run_ptq verify
+ArtifactError Box CheckReport CompileError ConfigError Dump Evaluation FixedModel FloatModel HeatMap HookError
+Inferred KnerexError Label ModelEntry ModelError NpuModel PTQConfig PTQResult PlanError QuantPlan REGISTRY Simulation
+SimulationError TARGETS UnsupportedOpError analyze bit_true_match check_model combine_nef compile
+convert_channel_last_to_first decompose_onnx dump evaluate extract_nef get_radix infer kneron_inference load_dump
+load_onnx lower_fixed lower_float make_plan nef_info run_ptq simulate_images verify
 """.split()
 
 

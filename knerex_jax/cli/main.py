@@ -7,8 +7,10 @@ import click
 
 from knerex_jax.cli.check import check
 from knerex_jax.cli.evaluate import evaluate
+from knerex_jax.cli.infer import infer
 from knerex_jax.cli.nef import nef
 from knerex_jax.cli.ptq import ptq
+from knerex_jax.cli.simulate import simulate
 from knerex_jax.cli.verify import verify
 from knerex_jax.cli.whatif import whatif
 from knerex_jax.errors import KnerexError
@@ -20,7 +22,7 @@ def knerex() -> None:
     """Post-training quantization for Kneron-class NPUs, bit-true."""
 
 
-for command in (ptq, check, evaluate, whatif, nef, verify):
+for command in (ptq, check, evaluate, whatif, nef, verify, infer, simulate):
     knerex.add_command(command)
 
 
