@@ -30,6 +30,7 @@ from knerex_jax.deliver import (
     nef_model,
     with_probe,
 )
+from knerex_jax.dumps.run import dump_notes, dump_of_run
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.files import output_folder, staged, write_atomic
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
@@ -71,7 +72,7 @@ class PTQResult:
     Attributes:
       paths: "origin", "decomposed", "scaled", "bie", "report_json", "calibration", "config" (which repeats the run)
         -> file; "wqbi" where weights or biases were refined; "nef", "integer_onnx", "qdq_onnx" where they can be had
-        (else a note says why not).
+        (else a note says why not); "dump" if asked for.
       snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
       plan: formats and notes.
       bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and
@@ -178,7 +179,7 @@ def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: 
         evaluation = compiled and evaluation_of(subject_of_compiled(path.stem, compiled.program, config, planned.model))
     with clock("export"):
         exports = export_or_note(bie, planned, samples, codes, ops)
-        notes = (*exports.notes, *match_notes(config, source, len(kept)))
+        notes = (*exports.notes, *match_notes(config, source, len(kept)), *dump_notes(config, len(kept)))
         planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
     with clock("match"):
         match = npu and match_for_mode(fixed, npu, config, held, codes, source, progress)
@@ -198,6 +199,7 @@ def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: 
     paths = write_stages(
         StageFiles(path.stem, origin, planned, bie, report, ranges, nef, exports.models, again, ops), folder
     )
+    paths |= dump_of_run(fixed, planned, config, kept, folder / f"{path.stem}.dump.zip", ops)
     if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
         write_candidates(mixed.candidates, folder)
     return PTQResult(

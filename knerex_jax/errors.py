@@ -39,5 +39,9 @@ class CompileError(KnerexError):
     """A program that does not fit the machine it is compiled for."""
 
 
+class HookError(KnerexError):
+    """A function of the user's, around a model, failed or gave what cannot be used."""
+
+
 class SimulationError(KnerexError):
     """A program that does what the machine forbids."""

@@ -1,62 +1,33 @@
 """The published inference call."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from knerex_jax.data.shapes import Shape
 from knerex_jax.errors import ConfigError
 from knerex_jax.flow import Ops
 from knerex_jax.npu_model import NpuModel
 from knerex_jax.ops import REGISTRY
+from knerex_jax.runner import Runner
 from knerex_jax.runtime import DataType, FixedModel, FloatModel
 
 
-@dataclass(frozen=True)
-class Runnable:
-    """A model of any of the three kinds.
-
-    Attributes:
-      run: (inputs, data type) -> outputs, N samples in place of the batch axis.
-      inputs: name -> shape of the model's input, batch axis included.
-      outputs: name -> the same of its outputs, in order (one may be named twice: `order`).
-      order: names of the outputs.
-      platform: that it is made for; "" of a float model.
-    """
-
-    run: Callable[[Mapping[str, np.ndarray], DataType], dict[str, np.ndarray]]
-    inputs: Mapping[str, Shape]
-    outputs: Mapping[str, Shape]
-    order: Sequence[str]
-    platform: str = ""
-
-
-def load_runnable(
+def load_first(
     nef_file: str | Path, onnx_file: str | Path, bie_file: str | Path, model_id: int | None, ops: Ops = REGISTRY
-) -> Runnable:
+) -> Runner:
     """Loads the first of nef, ONNX and bie that is given ("": not).
 
     Raises:
       ConfigError: none is.
-      KnerexError: it cannot be read.
+      KnerexError: it cannot be read, or is of another kind.
     """
     if nef_file:
-        npu = NpuModel.load(nef_file, model_id=model_id)
-        program, shape = npu.program, lambda port: npu.program.buffers[port.buffer].shape
-        inputs, outputs = ({p.name: shape(p) for p in side} for side in (program.inputs, program.outputs))
-        return Runnable(npu.run, inputs, outputs, [p.name for p in program.outputs], program.platform)
+        return Runner(NpuModel.load(nef_file, model_id=model_id), Path(nef_file).stem)
     if onnx_file:
-        model = FloatModel.load(onnx_file, ops=ops)
-        graph = model.model.graph
-        inputs, outputs = ({t: graph.shape(t) for t in side} for side in (graph.inputs, graph.outputs))
-        return Runnable(lambda values, _: model.run(values), inputs, outputs, graph.outputs)
+        return Runner(FloatModel.load(onnx_file, ops=ops), Path(onnx_file).stem)
     if bie_file:
-        fixed = FixedModel.load(bie_file)
-        program = fixed.program
-        inputs, outputs = ({t: program.shapes[t] for t in side} for side in (program.inputs, program.outputs))
-        return Runnable(fixed.run, inputs, outputs, program.outputs, program.platform)
+        return Runner(FixedModel.load(bie_file), Path(bie_file).stem)
     raise ConfigError("no model to run", where="nef_file, onnx_file, bie_file", fix="give one of them")
 
 
@@ -93,12 +64,12 @@ def kneron_inference(
       ConfigError: names and arrays do not correspond, no model is given, or an output does not exist.
       KnerexError: the model cannot be read, or does not take these arrays.
     """
-    model = load_runnable(nef_file, onnx_file, bie_file, model_id, ops)
-    return infer(model, pre_results, input_names, data_type, reordering)
+    model = load_first(nef_file, onnx_file, bie_file, model_id, ops)
+    return run_arrays(model, pre_results, input_names, data_type, reordering)
 
 
-def infer(
-    model: Runnable,
+def run_arrays(
+    model: Runner,
     pre_results: Sequence[np.ndarray],
     input_names: Sequence[str],
     data_type: DataType = "float",
@@ -110,17 +81,17 @@ def infer(
             f"{len(pre_results)} arrays for {len(input_names)} names", where="pre_results, input_names",
             fix="give one array per input, in the order of input_names",
         )  # fmt: skip
-    if data_type != "float" and not model.platform:
-        fix = "pass bie_file, or data_type='float'"
-        raise ConfigError("a float ONNX has no codes", where=f"data_type={data_type!r}", fix=fix)
-    names = reordering or model.order
+    model.check(data_type)
+    shapes = model.output_shapes
+    names = reordering or model.outputs  # an output may be named twice
     for name in names:
-        if name not in model.outputs:
-            fix = f"the outputs are {', '.join(model.outputs)}"
+        if name not in shapes:
+            fix = f"the outputs are {', '.join(shapes)}"
             raise ConfigError(f"no output {name!r}", where="reordering", fix=fix)
     inputs = {t: np.asarray(a) for t, a in zip(input_names, pre_results, strict=True)}
-    if any(a.shape != model.inputs.get(t) for t, a in inputs.items()):
+    taken = model.inputs
+    if any(t not in taken or a.shape != taken[t].shape for t, a in inputs.items()):
         outputs = model.run(inputs, data_type)
         return [outputs[t] for t in names]
     outputs = model.run({t: a[None] for t, a in inputs.items()}, data_type)
-    return [outputs[t].reshape(model.outputs[t]) for t in names]
+    return [outputs[t].reshape(shapes[t]) for t in names]

@@ -101,7 +101,7 @@ def bit_true_match(
       The result; a difference in the outputs is traced to the first tensor that differs.
     """
     batches = _batches(inputs, batch_size) if isinstance(inputs, Mapping) else inputs
-    taps = _inner(npu.program) if layers else ()
+    taps = npu.inner if layers else ()
     samples, tensors, codes, differing, first = 0, 0, 0, 0, None
     for batch in batches:
         wanted = known
@@ -131,13 +131,6 @@ def _batches(inputs: Mapping[str, np.ndarray], size: int) -> Iterator[dict[str, 
     arrays = {t: np.asarray(v) for t, v in inputs.items()}
     for start in range(0, len(next(iter(arrays.values()))), size):
         yield {t: v[start : start + size] for t, v in arrays.items()}
-
-
-def _inner(program: NpuProgram) -> tuple[str, ...]:
-    """Tensors that are whole somewhere and computed, beside the outputs."""
-    outputs = {port.name for port in program.outputs}
-    computed = (t for t, n in program.tensors if program.buffers[n].memory in ("sram", "working"))
-    return tuple(t for t in computed if t not in outputs)
 
 
 def _differing(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:

@@ -79,6 +79,13 @@ class NpuModel:
         """The simulator with the constants in place."""
         return Machine(self.program, self.weight)
 
+    @property
+    def inner(self) -> tuple[str, ...]:
+        """Tensors that are whole somewhere and computed, beside the outputs: they can be tapped."""
+        outputs = {port.name for port in self.program.outputs}
+        computed = (t for t, n in self.program.tensors if self.program.buffers[n].memory in ("sram", "working"))
+        return tuple(t for t in computed if t not in outputs)
+
     def run(
         self,
         inputs: Mapping[str, np.ndarray],
@@ -105,10 +112,36 @@ class NpuModel:
         if missing := [p.name for p in self.program.inputs if p.name not in inputs]:
             raise ModelError("inputs are missing", where=", ".join(missing), fix="give all inputs of the model")
         count = len(next(iter(inputs.values())))
-        samples = [self._one({t: v[k] for t, v in inputs.items()}, data_type, taps, progress) for k in range(count)]
+        samples = []
+        for k in range(count):
+            found: dict[str, np.ndarray] = {}
+            one = {t: v[k] for t, v in inputs.items()}
+            found |= self.visit(one, found.__setitem__, data_type, taps=taps, progress=progress)
+            samples.append(found)
         return {t: np.stack([s[t] for s in samples]) for t in samples[0]}
 
-    def _one(self, sample, data_type, taps, progress) -> dict[str, np.ndarray]:
+    def visit(
+        self,
+        sample: Mapping[str, np.ndarray],
+        sink: Callable[[str, np.ndarray], None],
+        data_type: Literal["float", "fixed"] = "float",
+        *,
+        taps: Collection[str] = (),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Runs one sample; `sink` gets every tap as soon as it is complete, so that they need not all be held.
+
+        Args:
+          sample: name -> array in place of the model's batch axis.
+          sink: called with (tensor, codes [*shape without its batch axis]).
+          data_type: as in `run`, of the outputs, which are returned.
+          taps: as in `run`.
+          progress: as in `run`.
+
+        Raises:
+          ModelError: an input has another shape.
+          SimulationError: the program does what the machine forbids.
+        """
         platform, data = self.program.platform, {}
         for port in self.program.inputs:
             buffer = self.program.buffers[port.buffer]
@@ -119,11 +152,17 @@ class NpuModel:
                 )
             codes = quantize(port, value.reshape(buffer.shape), buffer.bits) if buffer.bits else value
             data[port.name] = encode(codes, buffer, platform)
-        made, found = self.machine.run(data, taps=taps, progress=progress)
+        made, _ = self.machine.run(data, taps=taps, sink=lambda t, v: sink(t, _unbatched(v)), progress=progress)
+        found = {}
         for port in self.program.outputs:
             buffer = self.program.buffers[port.buffer]
             raw = made[port.name].ljust(byte_size(buffer, platform), b"\0")
             codes = decode(raw, buffer, platform)
             real = data_type == "float" and buffer.bits
-            found[port.name] = dequantize(port, codes) if real else codes
-        return {t: v[0] if v.ndim and v.shape[0] == 1 else v for t, v in found.items()}
+            found[port.name] = _unbatched(dequantize(port, codes) if real else codes)
+        return found
+
+
+def _unbatched(value: np.ndarray) -> np.ndarray:
+    """One sample without the batch axis of 1."""
+    return value[0] if value.ndim and value.shape[0] == 1 else value

@@ -51,7 +51,7 @@ def encode_bie(bie: Bie) -> bytes:
     for owner, group in bie.constants.items():
         for key, array in group.items():
             index.append([owner, key])
-            arrays.append(np.ascontiguousarray(array))
+            arrays.append(np.asarray(array, order="C"))  # ascontiguousarray gives a scalar an axis
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         texts = {"header": dict(bie.header), "program": bie.program, "plan": bie.plan.to_json(), "constants": index}

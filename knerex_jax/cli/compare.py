@@ -1,6 +1,6 @@
 """`knerex compare`."""
 
-import json
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -8,6 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from knerex_jax.cli.options import parse_shape
+from knerex_jax.cli.screen import Screen, with_screen
+
+if TYPE_CHECKING:
+    from knerex_jax.prepare.compare import Comparison
 
 
 @click.command()
@@ -18,25 +22,26 @@ from knerex_jax.cli.options import parse_shape
 @click.option("--tolerance", type=click.FloatRange(min=0), default=1e-4, show_default=True,
               help="Largest difference, relative to the output's largest value.")  # fmt: skip
 @click.option("--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an input.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@with_screen
 @click.pass_context
 def compare(
-    context: click.Context, first: str, second: str, data: str | None, samples: int | None, tolerance: float,
-    input_shape: tuple[str, ...], as_json: bool,
+    context: click.Context, screen: Screen, first: str, second: str, data: str | None, samples: int | None,
+    tolerance: float, input_shape: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Runs the ONNX models FIRST and SECOND on ONNX Runtime on the same inputs; exit code 1 if they differ."""
     from knerex_jax.prepare.compare import compare_onnx
 
     shapes = dict(parse_shape(s) for s in input_shape)
-    found = compare_onnx(first, second, data, samples=samples, tolerance=tolerance, input_shapes=shapes)
-    if as_json:
-        click.echo(json.dumps(found.to_json(), indent=1))
-    else:
-        table = Table("output", "shape", "max abs diff", "relative", "SNR, dB", "", box=None, pad_edge=False)
-        for o in found.outputs:
-            row = (o.name, str(list(o.shape)), f"{o.max_abs:.3g}", f"{o.relative:.2g}", f"{o.snr_db:.1f}")
-            table.add_row(*(Text(cell) for cell in row), "alike" if o.alike else "[bold red]different[/]")
-        console = Console()
-        console.print(table)
-        console.print(f"{found.samples} samples, tolerance {found.tolerance:g}", highlight=False)
+    with screen.working("comparing"):
+        found = compare_onnx(first, second, data, samples=samples, tolerance=tolerance, input_shapes=shapes)
+    screen.show(found.to_json, lambda console: _print_comparison(console, found))
     context.exit(0 if found.alike else 1)
+
+
+def _print_comparison(console: Console, found: "Comparison") -> None:
+    table = Table("output", "shape", "max abs diff", "relative", "SNR, dB", "", box=None, pad_edge=False)
+    for o in found.outputs:
+        row = (o.name, str(list(o.shape)), f"{o.max_abs:.3g}", f"{o.relative:.2g}", f"{o.snr_db:.1f}")
+        table.add_row(*(Text(cell) for cell in row), "alike" if o.alike else "[bold red]different[/]")
+    console.print(table)
+    console.print(f"{found.samples} samples, tolerance {found.tolerance:g}", highlight=False)

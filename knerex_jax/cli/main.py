@@ -12,9 +12,11 @@ from knerex_jax.cli.completion import completion
 from knerex_jax.cli.doctor import doctor
 from knerex_jax.cli.edit import edit
 from knerex_jax.cli.evaluate import evaluate
+from knerex_jax.cli.infer import infer
 from knerex_jax.cli.nef import nef
 from knerex_jax.cli.optimize import optimize
 from knerex_jax.cli.ptq import ptq
+from knerex_jax.cli.simulate import simulate
 from knerex_jax.cli.sweep import sweep
 from knerex_jax.cli.verify import verify
 from knerex_jax.cli.whatif import whatif
@@ -31,7 +33,9 @@ def knerex() -> None:
     """Post-training quantization for Kneron-class NPUs, bit-true."""
 
 
-for each in (ptq, sweep, optimize, edit, check, evaluate, whatif, nef, verify, compare, doctor, completion):
+for each in (
+    ptq, sweep, optimize, edit, check, evaluate, infer, simulate, whatif, nef, verify, compare, doctor, completion,
+):  # fmt: skip
     knerex.add_command(each)
 
 

@@ -1,13 +1,17 @@
 """`knerex optimize`."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from knerex_jax.cli.screen import Screen, with_screen
+
+if TYPE_CHECKING:
+    from knerex_jax.prepare.optimize import Optimized
 
 
 @click.command()
@@ -31,24 +35,28 @@ from rich.text import Text
 @click.option("--replace-avgpool-with-conv", is_flag=True, help="Average by depthwise convolutions.")
 @click.option("--replace-dilated-conv", is_flag=True, help="Write dilations as zeros among the weights.")
 @click.option("--defuse-gaps", is_flag=True, help="Not applied: global pooling runs whole.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def optimize(model: str, output: str | None, as_json: bool, **options: Any) -> None:
+@with_screen
+def optimize(screen: Screen, model: str, output: str | None, **options: Any) -> None:
     """Writes MODEL with fewer and plainer operators, checked against it on ONNX Runtime."""
     from knerex_jax.prepare.optimize import optimize_onnx
 
     target = Path(output) if output else Path(model).with_name(f"{Path(model).stem}_optimized.onnx")
-    made = optimize_onnx(model, target, **options)
-    if as_json:
-        comparison = made.comparison and made.comparison.to_json()
-        counts = {"before": dict(made.before), "after": dict(made.after)}
-        found = {"output": str(target), **counts, "comparison": comparison, "notes": [vars(n) for n in made.notes]}
-        click.echo(json.dumps(found, indent=1))
-        return
+    with screen.working("optimizing"):
+        made = optimize_onnx(model, target, **options)
+    screen.show(lambda: _data(made, target), lambda console: _print_optimized(console, made, target))
+
+
+def _data(made: "Optimized", target: Path) -> dict[str, Any]:
+    comparison = made.comparison and made.comparison.to_json()
+    counts = {"before": dict(made.before), "after": dict(made.after)}
+    return {"output": str(target), **counts, "comparison": comparison, "notes": [vars(n) for n in made.notes]}
+
+
+def _print_optimized(console: Console, made: "Optimized", target: Path) -> None:
     table = Table("operator", "before", "after", box=None, pad_edge=False)
     for kind in sorted({*made.before, *made.after}):
         table.add_row(Text(kind), str(made.before.get(kind, 0)), str(made.after.get(kind, 0)))
     table.add_row("in total", str(sum(made.before.values())), str(sum(made.after.values())), style="bold")
-    console = Console()
     console.print(table)
     for note in made.notes:
         console.print(

@@ -61,13 +61,19 @@ class Machine:
         self._last = {t: self._last_write(n) for t, n in program.tensors}
 
     def run(
-        self, inputs: Mapping[str, bytes], *, taps: Collection[str] = (), progress: Progress | None = None
+        self,
+        inputs: Mapping[str, bytes],
+        *,
+        taps: Collection[str] = (),
+        sink: Callable[[str, np.ndarray], None] | None = None,
+        progress: Progress | None = None,
     ) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
         """Runs all commands on one sample.
 
         Args:
           inputs: name -> bytes of its buffer, as a driver lays them out.
           taps: tensors of `program.tensors` wanted, too.
+          sink: called with each tap once it is complete, and takes it; without, they are collected.
           progress: called with (commands run, commands).
 
         Returns:
@@ -95,7 +101,10 @@ class Machine:
         for t in taps:
             after.setdefault(self._last[t], []).append(t)
         numbers = dict(self.program.tensors)
-        found = {t: self._whole(numbers[t]) for t in after.get(-1, ())}
+        found: dict[str, np.ndarray] = {}
+        take = found.__setitem__ if sink is None else sink
+        for t in after.get(-1, ()):
+            take(t, self._whole(numbers[t]))
         for k, command in enumerate(self.program.commands):
             try:
                 self._begin(k)
@@ -108,7 +117,8 @@ class Machine:
                 raise SimulationError(
                     f"{type(error).__name__}: {error}", where=f"command {k}, {_name(command)}", fix="compile again"
                 ) from error
-            found |= {t: self._whole(numbers[t]) for t in after.get(k, ())}
+            for t in after.get(k, ()):
+                take(t, self._whole(numbers[t]))
             if progress is not None:
                 progress(k + 1, len(self.program.commands))
         return {port.name: self._output(port) for port in self.program.outputs}, found

@@ -130,17 +130,26 @@ def load_image(path: Path, preprocess: Preprocess, shape: tuple[int, ...], *, ch
             f"images are resized to {preprocess.size}, but the model input is {(height, width)}",
             where="preprocess.size", fix="leave size out, or give the model's (height, width)",
         )  # fmt: skip
-    try:
-        with Image.open(path) as image:
-            picture = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-    except _NOT_AN_IMAGE as e:
-        raise ModelError(f"unreadable image: {e}", where=str(path), fix="remove or replace the file") from e
+    picture = open_picture(path, "L" if channels == 1 else "RGB")
     pixels = np.asarray(_resize(picture, preprocess, height, width)).reshape(height, width, channels)
     if channels == 3 and preprocess.numbers().order == "BGR":
         pixels = pixels[:, :, ::-1]
     table = preprocess.table(channels)
     values = np.stack([table[c][pixels[:, :, c]] for c in range(channels)], axis=-1 if channel_last else 0)
     return values.reshape(shape)
+
+
+def open_picture(path: Path, mode: str = "RGB") -> Image.Image:
+    """Decodes one file, upright by its EXIF note.
+
+    Raises:
+      ModelError: the file is no readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert(mode)
+    except _NOT_AN_IMAGE as e:
+        raise ModelError(f"unreadable image: {e}", where=str(path), fix="remove or replace the file") from e
 
 
 def image_extent(shape: tuple[int, ...], *, channel_last: bool) -> tuple[int, int, int]:

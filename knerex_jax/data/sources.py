@@ -194,6 +194,17 @@ def _file_loader(
             "images need a stated preprocessing", where=str(folder),
             fix="set preprocess to a preset (kneron, tensorflow, yolo, pytorch, caffe, none) or a Preprocess",
         )  # fmt: skip
+    load = image_loader(fit, preprocess)
+    return lambda index: load(files[index], index)
+
+
+def image_loader(fit: InputFit, preprocess: Preprocess | str) -> Callable[[Path, int], np.ndarray]:
+    """(image file, number of the sample) -> a sample of an input.
+
+    Raises:
+      ModelError: the input takes no images; or, from the loader, the file is none.
+      ConfigError: it may be channel first or last, or the preprocessing is unknown.
+    """
     stated, shape = as_preprocess(preprocess), sample_shape(fit.type.shape)
     if fit.layout is None and len(shape) == 3 and {shape[0], shape[2]} <= {1, 3}:
         raise ConfigError(
@@ -203,7 +214,7 @@ def _file_loader(
     last = len(shape) == 3 and shape[0] not in (1, 3) or fit.layout == "NHWC"
     image_extent(shape, channel_last=last)
     straight = replace(fit, layout="NCHW")
-    return lambda index: straight(load_image(files[index], stated, shape, channel_last=last), index)
+    return lambda path, index: straight(load_image(path, stated, shape, channel_last=last), index)
 
 
 def _jobs_of_items(items: Iterable[Any], fits: Mapping[str, InputFit]) -> Iterator[Job]:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from knerex_jax.errors import ConfigError
-from knerex_jax.inference import Runnable, infer, load_runnable
+from knerex_jax.inference import load_first, run_arrays
 from knerex_jax.ktc.notes import Translation, modern, tell_one
+from knerex_jax.runner import Runner
 
 _IGNORED = ("it is ignored: the file holds what it said", lambda value: {})
 OLD_INFERENCE: dict[str, Translation] = dict.fromkeys(("radix", "ioinfo_file", "setup_file", "command_file"), _IGNORED)
@@ -62,7 +63,7 @@ def kneron_inference(
     model = _loaded(kind, str(file), model_id, _stamp(file))
     if str(platform) not in ("520", model.platform) and model.platform:
         tell_one("platform", platform, model.platform, "the file was made for it")
-    return infer(model, pre_results, input_names, data_type, reordering)
+    return run_arrays(model, pre_results, input_names, data_type, reordering)
 
 
 def _stamp(file: str | Path) -> tuple[int, int]:
@@ -75,9 +76,9 @@ def _stamp(file: str | Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4)
-def _loaded(kind: str, file: str, model_id: int | None, stamp: tuple[int, int]) -> Runnable:
+def _loaded(kind: str, file: str, model_id: int | None, stamp: tuple[int, int]) -> Runner:
     """A loaded model, kept: scripts call once per image, and compiling takes longer than running."""
     if not kind:
         raise ConfigError("no model to run", where="nef_file, onnx_file, bie_file", fix="give one of them")
     files = {"nef": "", "onnx": "", "bie": ""} | {kind: file}
-    return load_runnable(files["nef"], files["onnx"], files["bie"], model_id)
+    return load_first(files["nef"], files["onnx"], files["bie"], model_id)

@@ -1,11 +1,12 @@
 """Graph -> a pure JAX function in float32, with taps on inner tensors."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from knerex_jax.graph.ir import Model
+from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.opdef import OpDef
@@ -34,10 +35,34 @@ def lower_float(
     def fn(params: Mapping[str, Array], inputs: Mapping[str, Array]) -> dict[str, Array]:
         values = {**params, **inputs}
         for node in graph.nodes:
-            args = [values[t] if t else None for t in node.inputs]
-            results = op_of(node, registry).to_float(node.attrs, *args)
-            results = results if isinstance(results, tuple | list) else (results,)
-            values.update((t, r) for t, r in zip(node.outputs, results, strict=False) if t)
+            values |= _results(node, values, registry)
         return {t: values[t] for t in wanted}
 
     return fn, dict(model.constants)
+
+
+def walk_float(
+    model: Model, inputs: Mapping[str, np.ndarray], *, registry: Mapping[str, OpDef] = REGISTRY
+) -> Iterator[tuple[Node, dict[str, Array]]]:
+    """Runs one sample node by node; yields each node with what it made. Tensors are dropped behind their last reader.
+
+    Args:
+      model: typed graph and constants.
+      inputs: name -> array of the model's own (batch 1) shape.
+      registry: operator records.
+    """
+    last = {t: k for k, node in enumerate(model.graph.nodes) for t in node.inputs}
+    held: dict[str, Array] = {t: jnp.asarray(v) for t, v in inputs.items()}
+    for k, node in enumerate(model.graph.nodes):
+        constants = {t: jnp.asarray(model.constants[t]) for t in node.inputs if t in model.constants}
+        made = _results(node, {**constants, **held}, registry)
+        held = {t: v for t, v in (held | made).items() if last.get(t, -1) > k}
+        yield node, made
+
+
+def _results(node: Node, values: Mapping[str, Array], registry: Mapping[str, OpDef]) -> dict[str, Array]:
+    """What one node makes."""
+    args = [values[t] if t else None for t in node.inputs]
+    results = op_of(node, registry).to_float(node.attrs, *args)
+    results = results if isinstance(results, tuple | list) else (results,)
+    return {t: r for t, r in zip(node.outputs, results, strict=False) if t}

@@ -63,7 +63,8 @@ class PTQConfig:
         "0 estimate only; 1 quantize and compile; 2 also match one image bit for bit; 3 all images and layers"
         " (of data that can be read only once, the first 384)",
     )
-    export_dynasty_dump: bool = _option(False, "write every tensor of the fixed-point run into a zip")
+    export_dynasty_dump: bool = _option(False, "write every tensor of a fixed-point run into <m>.dump.zip")
+    dump_samples: int = _option(1, "calibration samples in the dump, from the first")
     percentage_16b: float | None = _option(
         None, "share of |values| kept for 16-bit ranges; default 0.999999, or data_analysis_pct where that is more"
     )
@@ -119,6 +120,7 @@ class PTQConfig:
         in_range("flops_ratio", self.flops_ratio, 0, 1)
         in_range("data_analysis_threads", self.data_analysis_threads, 1, None)
         in_range("batch_size", self.batch_size, 1, None)
+        in_range("dump_samples", self.dump_samples, 1, None)
         in_range("model_id", self.model_id, 1, 2**31 - 1)
         if not re.fullmatch(r"[0-9a-fA-F]{1,4}", self.model_version):
             raise ConfigError(
@@ -157,8 +159,6 @@ class PTQConfig:
         if self.input_fmt is not None:
             one_of("input_fmt", self.input_fmt, INPUT_FORMATS)
         one_of("weight_rounding", self.weight_rounding, ("nearest", "learned"))
-        if self.export_dynasty_dump:
-            raise _later("export_dynasty_dump", True, "the dump of all tensors")
 
     def _check_mixes(self) -> None:
         """Mixed widths need a platform with 16 bits; mixbw ranks one side against the other at 16 bits, or both."""
@@ -327,6 +327,10 @@ class PTQConfig:
         if self.input_fmt is not None and self.platform != "730":
             why = f"platform {self.platform} has no choice of input layouts"
             found.append(Note("input_fmt", self.input_fmt, "the usual one", why))
+        if self.export_dynasty_dump and self.mode == 0:
+            found.append(Note("export_dynasty_dump", "True", "no dump", "mode 0 estimates, it does not quantize"))
+        if self.dump_samples > 1 and not self.export_dynasty_dump:
+            found.append(Note("dump_samples", str(self.dump_samples), "unused", "only export_dynasty_dump reads it"))
         for name in ("max_ms", "max_mb"):
             if getattr(self, name) is not None and not self.ranked:
                 found.append(Note(name, f"{getattr(self, name):g}", "unused", "only mixbw has a budget"))
@@ -361,13 +365,6 @@ def make_config(**options: Any) -> PTQConfig:
     """A config from keywords; an unknown one is an error with a suggestion."""
     check_names(options, known_options(), where="PTQConfig")
     return PTQConfig(**options)
-
-
-def _later(option: str, value: Any, what: str) -> ConfigError:
-    return ConfigError(
-        f"{what} is not part of this version yet", where=f"{option}={value!r}",
-        fix=f"leave {option} at {PTQConfig.__dataclass_fields__[option].default!r}",
-    )  # fmt: skip
 
 
 def _describe(value: Any) -> str:

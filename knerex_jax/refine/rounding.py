@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from knerex_jax.emulator.walk import Codes, Integers, walk
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Node
 from knerex_jax.ops import REGISTRY
@@ -18,7 +19,6 @@ from knerex_jax.refine.grid import WeightGrid, grid_weights, mac_instructions, w
 from knerex_jax.refine.lattice import round_lattice
 from knerex_jax.refine.rows import float_values, sample_places, weight_rows
 from knerex_jax.refine.split import HELD_OUT_EVERY, held_out
-from knerex_jax.refine.walk import Codes, Integers, walk
 from knerex_jax.targets.spec import Target
 
 _DAMPINGS = (0.003, 0.03, 0.3)

@@ -63,6 +63,12 @@ def test_a_truncated_file_is_noticed(small, keep):
         decode_bie(encode_bie(small)[:keep], "memory")
 
 
+def test_scalars_stay_scalars(small):
+    held = replace(small, constants={**small.constants, "sum": {"axis": np.int64(2), "row": np.zeros((1, 2))}})
+    read = decode_bie(encode_bie(held), "memory").constants["sum"]
+    assert read["axis"].shape == () and read["axis"] == 2 and read["row"].shape == (1, 2)
+
+
 def test_a_newer_file_says_so(small):
     data = bytearray(encode_bie(small))
     struct.pack_into("<I", data, len(bie_file.MAGIC), bie_file.VERSION + 1)

@@ -54,7 +54,7 @@ def test_platform_may_be_a_number():
         ({"model_id": 0}, ["model_id"]),
         ({"quantize_mode": "sigmoid"}, ["did you mean 'post_sigmoid'"]),
         ({"quan_config": {"a": {"radx": 1}}}, ["did you mean 'radix'"]),
-        ({"export_dynasty_dump": True}, ["dump"]),
+        ({"dump_samples": 0}, ["dump_samples", "at least 1"]),
         ({"weight_bandwidth": 0}, ["weight_bandwidth", "at least"]),
         ({"data_analysis_pct": 1.2}, ["between 0 and 1"]),
         ({"data_analysis_pct": 0.9999999, "percentage_16b": 0.999999}, ["percentage_16b"]),

@@ -10,6 +10,7 @@ from planning import EVERY_CHANNEL, exact_ranges, fixed_model, float_values, pla
 from real_models import oracle_mismatches
 
 from knerex_jax.calibrate.ranges import Ranges
+from knerex_jax.emulator.walk import walk
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
 from knerex_jax.metrics import snr_db
@@ -20,7 +21,6 @@ from knerex_jax.refine.grid import mac_instructions, on_grid, weight_grid, with_
 from knerex_jax.refine.lattice import round_lattice
 from knerex_jax.refine.rounding import learn_rounding
 from knerex_jax.refine.rows import sample_places, weight_rows
-from knerex_jax.refine.walk import walk
 from knerex_jax.targets import TARGETS
 
 
@@ -108,7 +108,7 @@ def test_a_walk_gives_the_codes_of_the_emulator():
             seen.update(operands)
             return planned.constants[i.name]
 
-        ran = [i.name for i in walk(planned.program, planned.constants, inputs, choice)]
+        ran = [i.name for i, _ in walk(planned.program, planned.constants, inputs, choice)]
         assert ran == [i.name for i in planned.program.instructions]
         expected = fixed_model(planned).run(inputs, "fixed", taps=tuple(seen))
         for t, codes in seen.items():

@@ -1,4 +1,4 @@
-"""A program run instruction by instruction on all samples at once, so that integers can be chosen on the way."""
+"""A program run instruction by instruction: integers can be chosen on the way, and tensors are dropped behind it."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -20,37 +20,46 @@ Codes = Mapping[str, np.ndarray]
 Integers = Mapping[str, np.ndarray]
 """The integer constants of one instruction."""
 
+Steps = dict[tuple[Program, Methods], Callable[..., Mapping[str, jax.Array]]]
+"""Compiled functions of programs of one instruction."""
+
 
 def walk(
     program: Program,
     constants: Constants,
     inputs: Mapping[str, np.ndarray],
-    choice: Callable[[Primitive, Codes], Integers],
-) -> Iterator[Instruction]:
-    """Runs a program once; yields each instruction after it ran. Tensors are dropped behind their last reader.
+    choice: Callable[[Primitive, Codes], Integers] | None = None,
+    *,
+    steps: Steps | None = None,
+) -> Iterator[tuple[Instruction, Codes]]:
+    """Runs a program once; yields each instruction with what it made. Tensors are dropped behind their last reader.
 
     Args:
       program: what runs.
       constants: its integers; of the instructions themselves only islands are run with these.
       inputs: name -> float array [N, ...] in place of the model's batch axis.
-      choice: (instruction, its operands) -> the integers it runs with. Later instructions see what these give.
+      choice: (instruction, its operands) -> the integers it runs with, instead of its own. Later instructions see what
+        these give.
+      steps: functions that earlier walks compiled; filled further.
     """
-    compiled: dict[tuple[Program, Methods], Callable[..., Mapping[str, jax.Array]]] = {}
-    held = {t: _codes(program, constants, t, inputs[t]) for t in program.inputs}
+    steps = {} if steps is None else steps
+    held = {t: input_codes(program, constants, t, inputs[t]) for t in program.inputs}
     last = {t: k for k, i in enumerate(program.instructions) for t in i.inputs}
     for k, i in enumerate(program.instructions):
         operands = {t: held[t] for t in i.inputs}
-        integers = constants[i.name] if isinstance(i, Island) else choice(i, operands)
-        held |= _run(i, program, {**constants, i.name: integers}, operands, _count(inputs), compiled)
-        held = {t: v for t, v in held.items() if last.get(t, -1) > k}
-        yield i
+        integers = constants[i.name] if choice is None or isinstance(i, Island) else choice(i, operands)
+        made = _run(i, program, {**constants, i.name: integers}, operands, _count(inputs), steps)
+        held = {t: v for t, v in (held | made).items() if last.get(t, -1) > k}
+        del operands
+        yield i, made
 
 
 def _count(inputs: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(inputs.values())))
 
 
-def _codes(program: Program, constants: Constants, tensor: str, values: np.ndarray) -> np.ndarray:
+def input_codes(program: Program, constants: Constants, tensor: str, values: np.ndarray) -> np.ndarray:
+    """Codes [N, *program shape] of an input, or its elements where it is plain."""
     values = values.reshape(-1, *program.shapes[tensor])
     if tensor in program.exact:
         return values
@@ -58,16 +67,15 @@ def _codes(program: Program, constants: Constants, tensor: str, values: np.ndarr
 
 
 def _run(
-    i: Instruction, program: Program, constants: Constants, operands: Codes, count: int,
-    compiled: dict[tuple[Program, Methods], Callable[..., Mapping[str, jax.Array]]],
+    i: Instruction, program: Program, constants: Constants, operands: Codes, count: int, steps: Steps
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """What one instruction makes of its operands; instructions that differ in names alone share a compiled function."""
     names = {t: t if isinstance(i, Island) else f"t{n}" for n, t in enumerate(dict.fromkeys((*i.inputs, *i.outputs)))}
     alone, integers = _alone(i, program, constants, names)
     methods = choose(alone, bound_program(alone, integers), jax.default_backend())
-    step = compiled.get((alone, methods))
+    step = steps.get((alone, methods))
     if step is None:
-        step = compiled[alone, methods] = _compile(alone, methods)
+        step = steps[alone, methods] = _compile(alone, methods)
     params = jax.device_put(prepare(alone, integers)[alone.instructions[0].name])
     if not operands:  # a constant: every sample has the same
         made = step(params, {})

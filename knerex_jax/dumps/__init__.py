@@ -1,0 +1,1 @@
+"""Every tensor of an inference in one file."""
