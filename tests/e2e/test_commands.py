@@ -12,13 +12,6 @@ from knerex_jax.cli import main
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    data = {"input": embedded.calibration()["input"][:40]}
-    folder = tmp_path_factory.mktemp("ptq")
-    return kx.run_ptq(p_onnx=embedded.model_path(), np_txt=data, p_output=folder, mode=1)
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "x.npz"
     np.savez(path, input=embedded.evaluation()[0]["input"][:5])
@@ -97,9 +90,9 @@ def test_simulate_prints_a_table_and_skips(run, tmp_path, capsys, monkeypatch):
     (tmp_path / "labels.csv").write_text("".join(f"{k}.png,{labels[k]}\n" for k in range(2)))
     monkeypatch.chdir(tmp_path)
     asked = (
-        "simulate", "--onnx", embedded.model_path(), "--bie", run.paths["bie"], "--images", "pictures", "--pre", "kneron",
-        "--layout", "NCHW", "--post", "knerex_jax.e2e.ready:top5", "--labels", "labels.csv", "-o", "out",
-        "--metric", "knerex_jax.e2e.ready:top1_accuracy",
+        "simulate", "--onnx", embedded.model_path(), "--bie", run.paths["bie"], "--images", "pictures",
+        "--pre", "kneron", "--layout", "NCHW", "--post", "knerex_jax.e2e.ready:top5", "--labels", "labels.csv",
+        "-o", "out", "--metric", "knerex_jax.e2e.ready:top1_accuracy",
     )  # fmt: skip
     assert knerex(*asked) == 1 and "bad.png" in capsys.readouterr().err
     assert knerex(*asked, "--skip-bad") == 0
