@@ -11,7 +11,7 @@ ROOT = Path(knerex_jax.__file__).parent
 LAYERS = (
     "errors files metrics graph fixedpoint program npu nef csim targets compiler ops passes lowering data calibrate"
     " quantize emulator simulate refine artifacts npu_model runtime runner dumps match probe verify diagnose flow"
-    " improve export deliver check performance inference infer api compat embedded zoo e2e demo present onnx_backend"
+    " improve export deliver check performance inference infer e2e api compat embedded zoo demo present onnx_backend"
     " conformance cli"
 ).split()
 LONGEST_MODULE = 400

@@ -7,7 +7,7 @@ from flow import arguments, run
 from PIL import Image
 
 from knerex_jax import Box
-from knerex_jax.zoo.boxes import suppress_repeats
+from knerex_jax.e2e.boxes import suppress_repeats
 from knerex_jax.zoo.fetch import packaged_file
 
 SIDE, LEAST_SCORE, MOST_OVERLAP = 128, 0.5, 0.3
