@@ -7,7 +7,7 @@ from flow import arguments, run
 from PIL import Image
 
 from knerex_jax import Box
-from knerex_jax.zoo.boxes import suppress_repeats
+from knerex_jax.e2e.boxes import suppress_repeats
 from knerex_jax.zoo.fetch import packaged_file
 
 SIDE, LEAST_SCORE, MOST_OVERLAP = 128, 0.5, 0.3
@@ -60,9 +60,8 @@ def main() -> None:
     for name, box in crops.items():
         pictures.append(folder / f"astronaut_{name}.png")
         portrait.crop(box).save(pictures[-1])
-    pictures += [
-        packaged_file("scikit-image", f"skimage/data/{n}") for n in ("camera.png", "chelsea.png", "coffee.png")
-    ]
+    others = ("camera.png", "chelsea.png", "coffee.png")
+    pictures += [packaged_file("scikit-image", f"skimage/data/{name}") for name in others]
     run("A3_front", asked, pictures[: asked.pictures], pre, post, options={"data_analysis_pct": 1.0})
 
 

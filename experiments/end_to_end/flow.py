@@ -45,12 +45,8 @@ def show(name: str, found: kx.Simulation) -> None:
     table = Table("picture", "SNR, dB", "agrees", "nef = fixed", box=None, pad_edge=False)
     for row in found.rows():
         ratio = float(row["snr_db"]["fixed"])
-        table.add_row(
-            row["picture"],
-            f"{ratio:.1f}",
-            f"{row['agreement']['fixed']:.2f}",
-            "yes" if row["nef_equals_fixed"] else "no",
-        )
+        equal = "yes" if row["nef_equals_fixed"] else "no"
+        table.add_row(row["picture"], f"{ratio:.1f}", f"{row['agreement']['fixed']:.2f}", equal)
     worst = min(found.snr_db["fixed"].values())
     equal = f"{found.nef_equals_fixed} of {found.pictures}"
     table.add_row("all", f"{worst:.1f}", f"{found.agreement['fixed']:.2f}", equal)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from knerex_jax.zoo.boxes import box_overlaps
+from knerex_jax.e2e.boxes import box_overlaps
 
 LEAST_OVERLAP = 0.5
 """Intersection over union from which two boxes are the same object."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from knerex_jax.zoo.boxes import count_matches, suppress_repeats
+from knerex_jax.e2e.boxes import count_matches, suppress_repeats
 from knerex_jax.zoo.fetch import packaged_file
 from knerex_jax.zoo.images import PHOTOS, load_labelled_photos, load_photo, random_crop
 from knerex_jax.zoo.lettering import CLEAR_CHARACTERS, Box, draw_text, random_colour, text_size

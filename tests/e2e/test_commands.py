@@ -12,13 +12,6 @@ from knerex_jax.cli import main
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    data = {"input": embedded.calibration()["input"][:40]}
-    folder = tmp_path_factory.mktemp("ptq")
-    return kx.run_ptq(p_onnx=embedded.model_path(), np_txt=data, p_output=folder, mode=1)
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "x.npz"
     np.savez(path, input=embedded.evaluation()[0]["input"][:5])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from knerex_jax.e2e.boxes import box_overlaps, count_matches, suppress_repeats
 from knerex_jax.zoo import ZOO
-from knerex_jax.zoo.boxes import box_overlaps, count_matches, suppress_repeats
 from knerex_jax.zoo.characters import found_boxes
 from knerex_jax.zoo.lettering import (
     CALIBRATION_WORDS,
