@@ -1,0 +1,46 @@
+"""README and docs: every code block runs and prints what the page shows; the site builds; nothing public is missing."""
+
+import re
+from pathlib import Path
+
+import pytest
+from documents import ROOT, Page, compilation_cache, pages, workplace
+
+import knerex_jax
+
+RUN_ELSEWHERE = {"docs/custom_operators.md"}
+"""tests/test_custom_operators.py runs it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with compilation_cache(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+def run_pages() -> list[Path]:
+    chosen = [p for p in pages() if str(p.relative_to(ROOT)) not in RUN_ELSEWHERE]
+    return [p for p in chosen if Page(p).blocks]
+
+
+@pytest.mark.parametrize("path", run_pages(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_code_blocks_run_and_print_what_is_shown(path, tmp_path):
+    page = Page(path)
+    with workplace(tmp_path):
+        page.run()
+    for shown in page.shown:
+        assert shown.equal, f"line {shown.start + 1}:\n{shown.got}\nis not\n{shown.wanted}"
+    assert all(len(reason) > 10 for reason in page.not_run)
+
+
+def test_what_does_not_run_is_known():
+    blocks = [b for path in pages() for b in Page(path).blocks]
+    assert sum(b.content.startswith("# not run: ") for b in blocks) == 0
+
+
+def test_reference_names_everything_public():
+    page = (ROOT / "docs" / "api.md").read_text()
+    named = set(re.findall(r"^\.\. auto\w+:: (\w+)$|^\.\. py:data:: (\w+)$", page, flags=re.MULTILINE))
+    names = {a or b for a, b in named}
+    modules = {n for n in vars(knerex_jax) if hasattr(getattr(knerex_jax, n), "__spec__")}
+    assert names == {n for n in vars(knerex_jax) if not n.startswith("_")} - modules
