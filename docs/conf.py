@@ -40,15 +40,26 @@ napoleon_use_ivar = True
 _LITERAL = re.compile(r"(`[^`]+`)")
 
 
+def plain(line: str) -> str:
+    """Docstrings and help are plain text with `code` in backticks: nothing else in them is markup."""
+    parts = _LITERAL.split(line)
+    parts[::2] = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
+    parts[1::2] = [f"`{part}`" for part in parts[1::2]]
+    return "".join(parts)
+
+
 def plain_docstring(app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Docstrings are plain text with `code` in backticks: nothing else in them is markup."""
-    for number, line in enumerate(lines):
-        parts = _LITERAL.split(line)
-        parts[::2] = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
-        parts[1::2] = [f"`{part}`" for part in parts[1::2]]
-        lines[number] = "".join(parts)
+    """Before napoleon reads the sections."""
+    lines[:] = map(plain, lines)
+
+
+def plain_help(app: Sphinx, context: object, lines: list[str]) -> None:
+    """The options of a command; lines of directives stay."""
+    lines[:] = [line if line.lstrip().startswith("..") else plain(line) for line in lines]
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx; the priority puts docstrings in order before napoleon reads their sections."""
+    """Called by Sphinx."""
     app.connect("autodoc-process-docstring", plain_docstring, priority=100)
+    app.connect("sphinx-click-process-options", plain_help)
+    app.connect("sphinx-click-process-description", plain_help)

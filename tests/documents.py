@@ -20,7 +20,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from knerex_jax import embedded
 from knerex_jax.cli import main
 
 ROOT = Path(__file__).parents[1]
+ANYTHING = "what a block that does not run would print"
 WIDTH = "100"
 """Columns of the terminal that the pages show."""
 
@@ -93,7 +94,7 @@ class Page:
                 self.not_run.append(block.content.splitlines()[0].removeprefix(NOT_RUN))
                 if kind == "python":
                     compile(block.content, str(self.path), "exec")
-                printed = None
+                printed = ANYTHING
             elif kind == "python":
                 printed = printed_by(self._execute, block.content, line)
             elif kind == "sh":
@@ -104,6 +105,7 @@ class Page:
                 printed = None
             elif kind == "text":
                 assert printed is not None, f"{self.path}:{line}: nothing printed this"
+                printed = block.content if printed is ANYTHING else printed
                 self.shown.append(Shown(line, line + len(block.content.splitlines()), block.content, printed))
             elif kind in ("yaml", "json"):
                 yaml.safe_load(block.content)
@@ -156,8 +158,13 @@ def command(text: str) -> None:
 
 
 @contextlib.contextmanager
-def workplace(folder: Path) -> Iterator[None]:
-    """In this folder, where the digit CNN stands for the reader's model: model.onnx, calibration.npz, evaluation.npz."""
+def workplace(folder: Path, finished: Path | None = None) -> Iterator[None]:
+    """In this folder, where the digit CNN stands for the reader's model: model.onnx, calibration.npz, evaluation.npz.
+
+    `finished`: a result of `quantized`, to be found as kneron_flow.
+    """
+    if finished is not None:
+        shutil.copytree(finished, folder / "kneron_flow")
     shutil.copy(embedded.model_path(), folder / "model.onnx")
     np.savez(folder / "calibration.npz", **embedded.calibration())
     inputs, labels = embedded.evaluation()
@@ -171,6 +178,13 @@ def workplace(folder: Path) -> Iterator[None]:
     finally:
         os.chdir(before)
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
+
+
+def quantized(folder: Path) -> Path:
+    """The folder that `knerex ptq --p-onnx model.onnx --np-txt calibration.npz` writes."""
+    with workplace(folder):
+        command("knerex ptq --p-onnx model.onnx --np-txt calibration.npz --quiet")
+    return folder / "kneron_flow"
 
 
 @contextlib.contextmanager
@@ -190,11 +204,19 @@ def compilation_cache(folder: Path) -> Iterator[None]:
             jax.config.update(name, value)
 
 
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as cache, compilation_cache(Path(cache)):
-        for path in map(Path, sys.argv[1:] or pages()):
-            page = Page(path.resolve())
-            with tempfile.TemporaryDirectory() as place, workplace(Path(place)):
+def renew(paths: Sequence[Path]) -> None:
+    """Writes what pages print into them."""
+    with contextlib.ExitStack() as stack:
+        place = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2 + len(paths))]
+        stack.enter_context(compilation_cache(place[0]))
+        finished = quantized(place[1])
+        for path, folder in zip(paths, place[2:], strict=True):
+            page = Page(path)
+            with workplace(folder, finished):
                 page.run()
             path.write_text(page.with_output())
             print(path, f"{len(page.shown)} outputs, {sum(not s.equal for s in page.shown)} renewed")
+
+
+if __name__ == "__main__":
+    renew([Path(p).resolve() for p in sys.argv[1:]] or pages())

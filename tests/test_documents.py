@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from documents import ROOT, Page, compilation_cache, pages, workplace
+from documents import ROOT, Page, compilation_cache, pages, quantized, workplace
 
 import knerex_jax
 
@@ -12,10 +12,10 @@ RUN_ELSEWHERE = {"docs/custom_operators.md"}
 """tests/test_custom_operators.py runs it."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
     with compilation_cache(tmp_path_factory.mktemp("compiled")):
-        yield
+        yield quantized(tmp_path_factory.mktemp("finished"))
 
 
 def run_pages() -> list[Path]:
@@ -24,9 +24,9 @@ def run_pages() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", run_pages(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_code_blocks_run_and_print_what_is_shown(path, tmp_path):
+def test_code_blocks_run_and_print_what_is_shown(path, tmp_path, finished):
     page = Page(path)
-    with workplace(tmp_path):
+    with workplace(tmp_path, finished):
         page.run()
     for shown in page.shown:
         assert shown.equal, f"line {shown.start + 1}:\n{shown.got}\nis not\n{shown.wanted}"
