@@ -3,10 +3,10 @@
 The blocks of a page run in order, share their names, and run in one folder:
 
 * `python` runs; its syntax is checked where it does not run.
-* `console`: every line that begins with `$ ` is a command, and what follows is what it prints. `knerex ...` runs through
-  the command line in this process; `; echo $?` behind it prints the exit code, and without that it has to be 0.
-* `sh` holds the README's two commands, the only ones that install something.
-* `text` is what the block before it prints.
+* `console`: a line that begins with `$ ` is a command, and what follows is what it prints. `knerex ...` runs through the
+  command line in this process; `; echo $?` behind it prints the exit code, and without that it has to be 0.
+* `sh` holds the README's two commands, the only ones that install something; what follows the first's installation runs.
+* `text` is what the last block that ran prints.
 * A block that begins with `# not run: ...` does not run, and says why.
 
 Shown output is compared with doctest's rules: `...` stands for anything, and runs of blanks are one.
@@ -99,7 +99,7 @@ class Page:
                 printed = printed_by(self._execute, block.content, line)
             elif kind == "sh":
                 assert block.content.startswith(SET_UP), f"{self.path}:{line}: write commands as console"
-                printed = printed_by(command, "knerex ptq") if "run_ptq" in block.content else None
+                printed = printed_by(command, "knerex ptq") if "run_ptq" in block.content else printed
             elif kind == "console":
                 self._console(block.content, line)
                 printed = None
