@@ -3,9 +3,9 @@
 The blocks of a page run in order, share their names, and run in one folder:
 
 * `python` runs; its syntax is checked where it does not run.
-* `console`: a line that begins with `$ ` is a command, and what follows is what it prints. `knerex ...` runs through the
-  command line in this process; `; echo $?` behind it prints the exit code, and without that it has to be 0.
-* `sh` holds the README's two commands, the only ones that install something; what follows the first's installation runs.
+* `console`: a line that begins with `$ ` is a command, and what follows is what it prints. `knerex ...` runs through
+  the command line in this process; `; echo $?` behind it prints the exit code, and without that it has to be 0.
+* `sh` holds the README's two commands, the only ones that install something; what the first does then runs.
 * `text` is what the last block that ran prints.
 * A block that begins with `# not run: ...` does not run, and says why.
 
