@@ -37,14 +37,14 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_use_ivar = True
 
-_LITERAL = re.compile(r"(`[^`]+`)")
+_LITERAL = re.compile(r"(``[^`]+``|`[^`]+`)")
 
 
 def plain(line: str) -> str:
     """Docstrings and help are plain text with `code` in backticks: nothing else in them is markup."""
     parts = _LITERAL.split(line)
     parts[::2] = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
-    parts[1::2] = [f"`{part}`" for part in parts[1::2]]
+    parts[1::2] = [f"``{part.strip('`')}``" for part in parts[1::2]]
     return "".join(parts)
 
 
