@@ -69,8 +69,9 @@ class PTQResult:
     """What a run produced.
 
     Attributes:
-      paths: "origin", "decomposed", "scaled", "bie", "report_html", "report_json", "calibration" -> file; "wqbi" where weights or
-        biases were refined; "nef", "integer_onnx", "qdq_onnx" where they can be had (else a note says why not).
+      paths: "origin", "decomposed", "scaled", "bie", "report_html", "report_json", "calibration" -> file; "wqbi" where
+        weights or biases were refined; "nef", "integer_onnx", "qdq_onnx" where they can be had (else a note says why
+        not).
       snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
       plan: formats and notes.
       bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and
@@ -177,6 +178,7 @@ def run_ptq(
             config=config, origin=origin, planned=planned, measured=measured, ranges=ranges, samples=samples,
             reference=reference, found=found, ops=ops,
         ) | common_sections(config, support, compiled and compiled.program, evaluation)  # fmt: skip
+        sections["hashes"] = bie.header["probe"]["sha256"]
     built = compiled and evaluation and compiled_row(compiled, config, evaluation.totals.dram_traffic)
     report = report_data(
         config=config, origin=origin, name=path.stem, model_hash=digest, planned=planned, ranges=ranges, bounds=bounds,

@@ -11,7 +11,8 @@ ROOT = Path(knerex_jax.__file__).parent
 LAYERS = (
     "errors files metrics graph fixedpoint program npu nef csim targets compiler ops passes lowering data calibrate"
     " quantize emulator simulate refine artifacts npu_model runtime match probe verify diagnose flow improve export"
-    " deliver check performance report inference api scores compat embedded zoo demo present onnx_backend conformance cli"
+    " deliver check performance report inference api scores compat embedded zoo demo present onnx_backend conformance"
+    " cli"
 ).split()
 LONGEST_MODULE = 400
 

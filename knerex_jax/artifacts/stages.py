@@ -77,8 +77,8 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
     """Writes all stage files, each atomically.
 
     Returns:
-      "origin", "decomposed", "scaled", "bie", "report_html", "report_json", "calibration" -> path; "wqbi" where weights or biases were
-      refined; "nef" where the model is compiled; those of `exports`.
+      "origin", "decomposed", "scaled", "bie", "report_html", "report_json", "calibration" -> path; "wqbi" where
+      weights or biases were refined; "nef" where the model is compiled; those of `exports`.
 
     Raises:
       ArtifactError: the folder cannot be written.

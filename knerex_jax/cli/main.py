@@ -9,6 +9,7 @@ from knerex_jax.cli.check import check
 from knerex_jax.cli.evaluate import evaluate
 from knerex_jax.cli.nef import nef
 from knerex_jax.cli.ptq import ptq
+from knerex_jax.cli.report import report
 from knerex_jax.cli.verify import verify
 from knerex_jax.cli.whatif import whatif
 from knerex_jax.errors import KnerexError
@@ -20,7 +21,7 @@ def knerex() -> None:
     """Post-training quantization for Kneron-class NPUs, bit-true."""
 
 
-for command in (ptq, check, evaluate, whatif, nef, verify):
+for command in (ptq, check, evaluate, whatif, nef, verify, report):
     knerex.add_command(command)
 
 

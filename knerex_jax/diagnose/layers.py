@@ -129,9 +129,10 @@ def _step(
 def _both(
     program: Program, constants: Constants, formatted: tuple[str, ...]
 ) -> Callable[[Any, Mapping[str, Array]], tuple[dict[str, Array], dict[str, Array]]]:
-    """(params, float values of a batch) -> codes of the integer run, and of every instruction on quantized float values.
+    """(params, float values of a batch) -> codes of the integer run, and of every instruction alone.
 
-    Every instruction is traced, and so compiled, once: for the samples of both runs, one after the other.
+    What is alone reads quantized float values. Every instruction is traced, and so compiled, once: for the samples of
+    both runs, one after the other.
     """
     methods = choose(program, bound_program(program, constants), jax.default_backend())
 

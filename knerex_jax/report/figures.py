@@ -49,7 +49,8 @@ def snr_figure(nodes: Sequence[NodeView]) -> Figure:
         return {
             "type": "scatter", "mode": "lines+markers", "name": name, "x": list(range(len(shown))), "y": values,
             "customdata": [n.id for n in shown], "text": hover, "line": {"color": color, "width": 2},
-            "marker": {"size": 6, "symbol": symbol}, "hovertemplate": "%{text}<br>%{y:.1f} dB<extra>" + name + "</extra>",
+            "marker": {"size": 6, "symbol": symbol},
+            "hovertemplate": "%{text}<br>%{y:.1f} dB<extra>" + name + "</extra>",
         }  # fmt: skip
 
     traces = [
@@ -62,6 +63,7 @@ def snr_figure(nodes: Sequence[NodeView]) -> Figure:
         "shapes": [_line(y=FLAG_BELOW_DB)],
         "annotations": [_text("20 dB", xref="paper", x=1, xanchor="right", y=FLAG_BELOW_DB, yshift=8)],
         "height": 340,
+        "showlegend": True,
     }
     if len(shown) <= 40:
         labels = [_html(_cut(n.name, 22)) for n in shown]
@@ -110,7 +112,8 @@ def memory_figure(memory: str, held: Mapping[str, Any], schedule: Mapping[str, A
         "width": [b[1] / 1024 for b in buffers], "customdata": [[b[1], b[5], b[6]] for b in buffers],
         "text": [labels[b[4]] if b[4] >= 0 else "" for b in buffers], "textposition": "none",
         "marker": {"color": [f"$shade{b[4] % 6}" for b in buffers], "line": {"width": 0.5, "color": "$paper"}},
-        "hovertemplate": "%{text}<br>%{customdata[0]:,} bytes, commands %{customdata[1]} to %{customdata[2]}<extra></extra>",
+        "hovertemplate": "%{text}<br>%{customdata[0]:,} bytes, commands %{customdata[1]} to %{customdata[2]}"
+        "<extra></extra>",
     }  # fmt: skip
     layout = {
         "barmode": "overlay", "showlegend": False, "height": 300,
@@ -200,7 +203,8 @@ def _codes_figure(counts: Sequence[int], node: NodeView | None) -> Figure:
     }  # fmt: skip
     ends = [low - step / 2, -low + step / 2]
     layout = {
-        "bargap": 0, "showlegend": False, "height": 260, "xaxis": {"title": {"text": "codes of the integer run"}, "range": ends},
+        "bargap": 0, "showlegend": False, "height": 260,
+        "xaxis": {"title": {"text": "codes of the integer run"}, "range": ends},
         "yaxis": {"type": "log", "title": {"text": "how many"}, "dtick": 1, "exponentformat": "power"},
     }  # fmt: skip
     return {"data": [bars], "layout": layout}

@@ -76,7 +76,7 @@ def _memories(
     last, count = float(finish.max(initial=0.0)), len(program.commands)
     rows: list[tuple[str, list[Any]]] = []
     for b, life in zip(program.buffers, program.lifetimes, strict=True):
-        if b.memory == "weight":
+        if b.memory == "weight" or life.first > life.last:  # the latter is never used: its tensor stays on chip
             continue
         first = max(life.first, 0)
         begins = float(start[first]) if 0 <= life.first < count else 0.0

@@ -9,7 +9,7 @@ from knerex_jax.artifacts.report import format_row, range_source
 from knerex_jax.calibrate.measured import Measured
 from knerex_jax.calibrate.mmse import SEARCHED, ErrorCurve, error_curves
 from knerex_jax.calibrate.ranges import Ranges
-from knerex_jax.calibrate.state import TensorState, code_of, middle
+from knerex_jax.calibrate.state import TensorState, middle
 from knerex_jax.diagnose.layers import VALUE_BINS, Layer, trace_layers
 from knerex_jax.diagnose.measure import cut_by_design
 from knerex_jax.diagnose.rows import BAD_BELOW_DB, as_db, is_responsible

@@ -108,7 +108,7 @@ def node_views(report: Mapping[str, Any]) -> list[NodeView]:
 
 
 def options(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every option as it was requested and applied; "state" is "same", "filled in" or "changed", "why" from the notes."""
+    """Every option as requested and applied; its "state" is "same", "filled in" or "changed", and the notes say why."""
     why = {n["where"]: n["why"] for n in report.get("notes", ())}
     found = []
     for name, asked in report["requested"].items():

@@ -121,5 +121,5 @@ loadPlotly().then(() => {
 }, (error) => {
   for (const place of $$(".chart")) place.textContent = "This browser cannot draw the charts (" + error + ").";
 });
-const start = $(".box.bad") ?? $(".box.end:last-of-type");
-if (start) choose(start.dataset.node);
+const start = $("#details");
+if (start) choose(start.dataset.start);
