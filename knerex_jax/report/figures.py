@@ -183,9 +183,14 @@ def _values_figure(row: Mapping[str, Any], node: NodeView | None) -> Figure:
         shapes += [_line(x=x, color=color, dash="solid" if chosen else "dot") for x in cut if abs(x) <= limit * 1.001]
         if chosen:
             notes.append(_text(f"range for {name} bits", yref="paper", y=1.07, x=cut[1], xanchor="right", color=color))
+    low, high = -limit + first * step, -limit + (last + 1) * step
+    reach = (node and node.row.get("reach") or [0.0, 0.0])[1]
+    held = [x for x in (-reach, reach) if 2 * low < x < 2 * high]  # farther away it would hide the values
+    shapes += [_line(x=x, color="$second", dash="dash") for x in held]
+    span = [min(low, *held, low) - step / 2, max(high, *held, high) + step / 2]
     layout = {
         "bargap": 0, "showlegend": False, "height": 260, "shapes": shapes, "annotations": notes,
-        "xaxis": {"title": {"text": f"float values ({row['values']['of']})"}},
+        "xaxis": {"title": {"text": f"float values ({row['values']['of']})"}, "range": span},
         "yaxis": {"type": "log", "title": {"text": "how many"}, "dtick": 1, "exponentformat": "power"},
     }  # fmt: skip
     return {"data": [bars], "layout": layout}

@@ -69,7 +69,7 @@ def _layout(edges: Sequence[tuple[int, int]]) -> tuple[dict[int, Point], dict[tu
         following: dict[int, list[int]] = {}
         for a, b in drawn or ():
             following.setdefault(int(a), []).append(int(b))
-        for start in (k for k in places if k < len(ids)):
+        for start in sorted(k for k in places if k < len(ids)):
             middles[ids[start]] = places[start]
             for after in following.get(start, ()):
                 way = [start, after]

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from knerex_jax.artifacts.stages import finite
 from knerex_jax.report.figures import figures
 from knerex_jax.report.graph import HEIGHT, WIDTH, draw
-from knerex_jax.report.score import number
+from knerex_jax.report.score import number, with_score
 from knerex_jax.report.view import NodeView, node_views, options
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+_ABSENT = dict.fromkeys(("performance", "support", "schedule", "overflow", "bit_true_match", "error_budget"))
+"""Sections that a mode, or an older version, leaves out."""
 
 _MOST_LOSSES = 40
 """Rows of the error budget that are shown."""
@@ -31,7 +34,7 @@ def render_report(report: Mapping[str, Any]) -> str:
     Returns:
       A page without outside resources: its charts are drawn by Plotly, which it carries in compressed form.
     """
-    plain = finite(report)
+    plain = _ABSENT | finite(report if "score" in report else with_score(report))
     nodes = node_views(plain)
     budget = plain.get("error_budget")
     losses = sorted(budget["rows"], key=lambda r: -_largest_share(r))[:_MOST_LOSSES] if budget else []

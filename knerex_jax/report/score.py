@@ -14,7 +14,7 @@ MOST_LOST = 0.01
 _HEADLINES: Mapping[Level, str] = {
     "good": "No alarm: every output is above 20 dB",
     "warning": "No alarm, but read the remarks",
-    "alarm": "Do not use this model as it is",
+    "alarm": "Alarm: look at this before you use the model",
 }
 
 

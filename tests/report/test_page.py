@@ -47,7 +47,7 @@ def test_the_summary_is_there_without_javascript(good):
 
 def test_the_alarm_is_the_first_thing_after_the_name(bad):
     text = Page(page_of(bad)).text
-    alarm = text.index("Do not use this model as it is")
+    alarm = text.index("Alarm: look at this")
     assert text.index("output y is constant") < text.index("on the CPU") < text.index("SNR of y")
     assert alarm < text.index("output y is constant") and alarm < text.index("Requested and applied")
     assert '<section id="verdict" class="alarm">' in page_of(bad)

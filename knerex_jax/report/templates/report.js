@@ -122,4 +122,9 @@ loadPlotly().then(() => {
   for (const place of $$(".chart")) place.textContent = "This browser cannot draw the charts (" + error + ").";
 });
 const start = $("#details");
-if (start) choose(start.dataset.start);
+if (start) {
+  choose(start.dataset.start);
+  const [view, box] = [$(".drawing"), $(".box.chosen")?.getBoundingClientRect()];
+  if (box) view.scrollTo(box.x - view.getBoundingClientRect().x - view.clientWidth / 2 + box.width / 2,
+    box.y - view.getBoundingClientRect().y - view.clientHeight / 2);
+}
