@@ -6,7 +6,7 @@ from typing import Any
 
 from knerex_jax.artifacts.report import FLAG_BELOW_DB
 from knerex_jax.diagnose.layers import CODE_BINS, VALUE_BINS
-from knerex_jax.report.score import number
+from knerex_jax.report.score import number, shortened
 from knerex_jax.report.view import NodeView
 
 Figure = dict[str, Any]
@@ -66,14 +66,14 @@ def snr_figure(nodes: Sequence[NodeView]) -> Figure:
         "showlegend": True,
     }
     if len(shown) <= 40:
-        labels = [_html(_cut(n.name, 22)) for n in shown]
+        labels = [_html(shortened(n.name, 22)) for n in shown]
         layout["xaxis"] |= {"tickvals": list(range(len(shown))), "ticktext": labels, "tickangle": -40, "title": None}
     for place, n in enumerate(shown):
         if n.first_bad:
-            layout["annotations"].append(
-                _text(f"first bad node: {_html(_cut(n.name, 40))}", x=place, y=_drawn(n.accumulated_db) or 0)
-                | {"showarrow": True, "arrowcolor": "$bad", "font": {"color": "$bad"}, "ax": 0, "ay": -44}
-            )
+            side = "left" if place < 0.3 * len(shown) else "right" if place > 0.7 * len(shown) else "center"
+            text = f"first bad node: {_html(shortened(n.name, 40))}"
+            mark = _text(text, x=place, y=_drawn(n.accumulated_db) or 0, xanchor=side)
+            layout["annotations"].append(mark | {"showarrow": True, "arrowcolor": "$bad", "ax": 0, "ay": -44})
     return {"data": traces, "layout": layout}
 
 
@@ -126,26 +126,24 @@ def memory_figure(memory: str, held: Mapping[str, Any], schedule: Mapping[str, A
 
 def roofline_figure(performance: Mapping[str, Any]) -> Figure:
     """Nodes against what multipliers and memory allow; both axes logarithmic."""
-    machine = performance["machine"]
+    machine, total = performance["machine"], performance["summary"]["ITC(ms)"] or 1.0
     peak = machine["macs"] * machine["megahertz"] * 1e-3  # 10**9 multiplications per second
     rate = machine["rdma"] + machine["wdma"] + machine["getw"]  # GB/s
-    rows = [n for n in performance["nodes"] if n.get("multiplications") and n["SYNC_runtime(ms)"]]
-    points = [(n["multiplications per byte"], n["multiplications"] / n["SYNC_runtime(ms)"] * 1e-6) for n in rows]
-    points = [(x, y) for x, y in points if x > 0]
-    total = performance["summary"]["ITC(ms)"] or 1.0
-    lowest, highest = min((x for x, _ in points), default=0.1), max((x for x, _ in points), default=10 * peak / rate)
-    ends = (lowest / 2, max(peak / rate, lowest), max(2 * highest, 4 * peak / rate))
+    rows = [n for n in performance["nodes"] if n.get("multiplications") and n["multiplications per byte"] > 0]
+    x = [n["multiplications per byte"] for n in rows]
+    y = [n["multiplications"] / _busiest_ms(n, machine) * 1e-6 for n in rows]
+    knee = peak / rate
+    ends = (min((*x, knee)) / 2, knee, 2 * max((*x, 2 * knee)))
     roof = {
-        "type": "scatter", "mode": "lines", "name": "what the machine allows", "x": list(ends),
-        "y": [min(peak, rate * x) for x in ends], "line": {"color": "$muted", "width": 2}, "hoverinfo": "skip",
+        "type": "scatter", "mode": "lines", "name": "what the machine allows", "x": [_round(v) for v in ends],
+        "y": [_round(min(peak, rate * v)) for v in ends], "line": {"color": "$muted", "width": 2}, "hoverinfo": "skip",
     }  # fmt: skip
-    rows = [n for n in rows if n["multiplications per byte"] > 0]
     shares = [n["SYNC_runtime(ms)"] / total for n in rows]
     dots = {
-        "type": "scatter", "mode": "markers", "name": "nodes", "x": [_round(x) for x, _ in points],
-        "y": [_round(y) for _, y in points], "text": [_html(n["node"]) for n in rows],
+        "type": "scatter", "mode": "markers", "name": "nodes", "x": [_round(v) for v in x],
+        "y": [_round(v) for v in y], "text": [_html(n["node"]) for n in rows],
         "customdata": [[_round(100 * s), n["limit"]] for s, n in zip(shares, rows, strict=True)],
-        "marker": {"size": [7 + 40 * math.sqrt(s) for s in shares], "color": "$first", "opacity": 0.6},
+        "marker": {"size": [round(7 + 40 * math.sqrt(s), 1) for s in shares], "color": "$first", "opacity": 0.6},
         "hovertemplate": "%{text}<br>%{y:.3g} G/s at %{x:.3g} per byte<br>%{customdata[0]:.2g} % of the time, limit:"
         " %{customdata[1]}<extra></extra>",
     }  # fmt: skip
@@ -154,6 +152,12 @@ def roofline_figure(performance: Mapping[str, Any]) -> Figure:
         "yaxis": {"type": "log", "title": {"text": "10⁹ multiplications per second"}}, "height": 360,
     }  # fmt: skip
     return {"data": [roof, dots], "layout": layout}
+
+
+def _busiest_ms(row: Mapping[str, Any], machine: Mapping[str, Any]) -> float:
+    """How long the unit works that works longest for a node: its own speed, whatever is hidden behind others."""
+    units = [row[f"{unit}_runtime(ms)"] for unit in ("CFUNC", "PFUNC", "RDMA", "WDMA")]
+    return max(*units, row["Weight_amount(Byte)"] / machine["getw"] * 1e-6)
 
 
 def tensor_figures(row: Mapping[str, Any], node: NodeView | None) -> dict[str, Figure]:
@@ -256,12 +260,6 @@ def _time_unit(end_ms: float) -> tuple[str, float]:
 def _drawn(value: Any) -> float | None:
     db = number(value)
     return round(db, 2) if math.isfinite(db) and db <= _TOP_DB else None
-
-
-def _cut(text: str, most: int) -> str:
-    """A long name without its middle."""
-    half = (most - 1) // 2
-    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
 def _html(text: str) -> str:

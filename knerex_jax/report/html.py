@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from knerex_jax.artifacts.stages import finite
 from knerex_jax.report.figures import figures
 from knerex_jax.report.graph import HEIGHT, WIDTH, draw
-from knerex_jax.report.score import number, with_score
+from knerex_jax.report.score import number, shortened, with_score
 from knerex_jax.report.view import NodeView, node_views, options
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_ABSENT = dict.fromkeys(("performance", "support", "schedule", "overflow", "bit_true_match", "error_budget"))
+_ABSENT = dict.fromkeys(
+    ("performance", "support", "schedule", "overflow", "bit_true_match", "error_budget", "first_bad")
+)
 """Sections that a mode, or an older version, leaves out."""
 
 _MOST_LOSSES = 40
@@ -77,6 +79,7 @@ def _environment() -> "Environment":
         "size": _size,
         "time": _time,
         "value": option_value,
+        "shortened": shortened,
         "change": change,
         "relative": relative,
     }

@@ -1,6 +1,6 @@
 """The verdict: what a reader has to know first, as a function of the rest of the report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from knerex_jax.artifacts.report import FLAG_BELOW_DB
@@ -41,7 +41,7 @@ def with_score(report: Mapping[str, Any], labelled: Mapping[str, Mapping[str, An
         "level": level,
         "headline": "Estimate only: nothing was quantized" if estimated and level != "alarm" else _HEADLINES[level],
         "alarms": sorted(alarms, key=lambda a: a["level"] != "alarm"),
-        "outputs": [_output(rest, t) for t in rest.get("snr_db", {})],
+        "outputs": sorted((_output(rest, t) for t in rest.get("snr_db", {})), key=lambda o: not o["flagged"]),
         "labelled": scores,
         "fps": summary.get("fps"),
         "time_ms": summary.get("ITC(ms)"),
@@ -53,6 +53,15 @@ def with_score(report: Mapping[str, Any], labelled: Mapping[str, Mapping[str, An
 def number(value: Any) -> float:
     """A number of a report, which writes infinities as text; None is not a number."""
     return float("nan") if value is None else float(value)
+
+
+def shortened(name: str, most: int = 44) -> str:
+    """A long name without its beginning: what tells nodes apart stands at the end."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(map(shortened, names[:most])) + (" …" if len(names) > most else "")
 
 
 def _checked(name: str, score: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,14 +101,14 @@ def _alarms(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         )  # fmt: skip
     overflow = report.get("overflow", {})
     if saturating := overflow.get("saturating"):
-        some = ", ".join(saturating[:4]) + (" ..." if len(saturating) > 4 else "")
         yield _alarm(
-            "alarm", f"accumulators can saturate in {len(saturating)} of {overflow['total']} places: {some}",
+            "alarm",
+            f"accumulators can saturate in {len(saturating)} of {overflow['total']} places: {_some(saturating)}",
             "a smaller radix of these nodes (quan_config), or 8-bit weights or data there",
         )  # fmt: skip
     performance = report.get("performance")
     if performance and performance["unsupported"]:
-        names = ", ".join(n["name"] for n in performance["unsupported"][:4])
+        names = _some([n["name"] for n in performance["unsupported"]])
         yield _alarm(
             "alarm", f"{len(performance['unsupported'])} nodes cannot run anywhere: {names}",
             "see operator support below for a rewrite of each",
@@ -108,10 +117,9 @@ def _alarms(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield _alarm("warning", "the model was not compiled, so it has no nef and no estimate", "see the notes for why")
     cpu = list(report.get("cpu_nodes") or (performance or {}).get("cpu_nodes") or ())
     if cpu:
-        some = ", ".join(cpu[:4]) + (" ..." if len(cpu) > 4 else "")
         count = f"{len(cpu)} nodes run" if len(cpu) > 1 else "1 node runs"
         yield _alarm(
-            "warning", f"{count} on the CPU instead of the NPU ({some}): the frame rate leaves their time out",
+            "warning", f"{count} on the CPU instead of the NPU ({_some(cpu)}): the frame rate leaves their time out",
             "see operator support below for the reasons and rewrites",
         )  # fmt: skip
 

@@ -54,7 +54,9 @@ def comparison_text(found: Mapping[str, Any]) -> RenderableType:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(*(Text(h) for h in heads), box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(Text(head))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

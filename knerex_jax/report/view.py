@@ -85,6 +85,7 @@ def node_views(report: Mapping[str, Any]) -> list[NodeView]:
     total = (report.get("performance") or {}).get("summary", {}).get("ITC(ms)") or 1.0
     losses = {r["tensor"]: r for r in (report.get("error_budget") or {}).get("rows", ())}
     islands = {i["node"]: i["why"] for i in report.get("islands", ())}
+    reasons = {n["name"]: n["reason"] for n in (report.get("support") or {}).get("nodes", ())}
     cpu, outputs = set(report.get("cpu_nodes", ())), set(report.get("snr_db", ()))
     bad = (report.get("first_bad") or {}).get("node")
     layers, found = report.get("layers") or {}, []
@@ -95,7 +96,7 @@ def node_views(report: Mapping[str, Any]) -> list[NodeView]:
         if island := next((n for n in names if n in islands), None):
             place = ("host", islands[island])
         elif not cpu.isdisjoint(names):
-            place = ("CPU", "not on this NPU")
+            place = ("CPU", next((reasons[o] for o in row.get("origin", ()) if reasons.get(o)), ""))
         found.append(
             NodeView(
                 id=len(found), row=row, layer=layers.get(row["tensor"]), cost=cost,

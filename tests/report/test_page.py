@@ -81,6 +81,13 @@ def test_the_snr_chart_marks_the_first_bad_node(bad):
     assert any("first bad node: act" in a["text"] for a in figure["layout"]["annotations"])
 
 
+@pytest.mark.parametrize("name", ["good", "estimated"])
+def test_no_node_is_above_the_roof(name, request):
+    roof, nodes = figures_in(page_of(request.getfixturevalue(name)))["roofline"]["data"]
+    rate, peak = roof["y"][0] / roof["x"][0], roof["y"][-1]
+    assert nodes["x"] and all(y <= 1.001 * min(peak, rate * x) for x, y in zip(nodes["x"], nodes["y"], strict=True))
+
+
 def test_boxes_do_not_overlap_and_edges_go_down(good):
     nodes = node_views(data_of(good))
     drawing = draw(nodes)

@@ -1,5 +1,6 @@
 """The report's data: consistent with each other, with the emulator, and with what they are made of."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from report_runs import HOSTILE, data_of
 
 import knerex_jax as kx
+from knerex_jax.artifacts.stages import finite
 from knerex_jax.report.score import with_score
 
 
@@ -55,6 +57,11 @@ def test_no_two_buffers_hold_the_same_bytes_of_the_chip_at_once(good):
         for b in buffers[:i]:
             in_place = a[0] < b[0] + b[1] and b[0] < a[0] + a[1]
             assert not (in_place and a[5] <= b[6] and b[5] <= a[6]), (a, b)
+
+
+def test_the_report_in_memory_is_that_of_the_file(good, bad, estimated):
+    for result in (good, bad, estimated):
+        assert json.loads(json.dumps(finite(result.report))) == data_of(result)
 
 
 def test_support_names_every_node_and_hashes_the_probe(good):
