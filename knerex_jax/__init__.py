@@ -52,5 +52,6 @@ from knerex_jax.quantize.config import PTQConfig as PTQConfig
 from knerex_jax.quantize.plan import QuantPlan as QuantPlan
 from knerex_jax.runtime import FixedModel as FixedModel
 from knerex_jax.runtime import FloatModel as FloatModel
+from knerex_jax.scores import add_scores as add_scores
 from knerex_jax.targets import TARGETS as TARGETS
 from knerex_jax.verify import verify as verify

@@ -1,7 +1,6 @@
 """`run_ptq`, which chains the stages of `flow`."""
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,9 +14,10 @@ import jax
 import numpy as np
 
 from knerex_jax.artifacts.bie import Bie
-from knerex_jax.artifacts.report import report_data, versions
-from knerex_jax.artifacts.stages import StageFiles, write_stages
+from knerex_jax.artifacts.report import FORMAT, created, report_data, versions
+from knerex_jax.artifacts.stages import StageFiles, write_report, write_stages
 from knerex_jax.calibrate.ranges import Ranges
+from knerex_jax.check import check_model
 from knerex_jax.config_file import RUN_FILE, config_text
 from knerex_jax.data.shapes import shapes_from_data
 from knerex_jax.data.sources import Job, Sample, Source
@@ -53,6 +53,9 @@ from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.quantize.plan import Note, QuantPlan
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.mixed import write_candidates
+from knerex_jax.report.data import common_sections, quantized_sections
+from knerex_jax.report.html import render_report
+from knerex_jax.report.score import with_score
 from knerex_jax.runtime import FixedModel, FloatModel
 
 Progress = Callable[[str, int, int | None], None]
@@ -70,9 +73,9 @@ class PTQResult:
     """What a run produced.
 
     Attributes:
-      paths: "origin", "decomposed", "scaled", "bie", "report_json", "calibration", "config" (which repeats the run)
-        -> file; "wqbi" where weights or biases were refined; "nef", "integer_onnx", "qdq_onnx" where they can be had
-        (else a note says why not); "dump" if asked for.
+      paths: "origin", "decomposed", "scaled", "bie", "report_html", "report_json", "calibration", "config" (which
+        repeats the run) -> file; "wqbi" where weights or biases were refined; "nef", "integer_onnx", "qdq_onnx" where
+        they can be had (else a note says why not); "dump" if asked for.
       snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
       plan: formats and notes.
       bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and
@@ -171,7 +174,8 @@ def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: 
     with clock("emulate"):
         reference = FloatModel(decomposed, ops).run(samples, batch_size=config.batch_size)
         codes = fixed.run(samples, "fixed", batch_size=config.batch_size)
-        snr = {t: snr_db(reference[t], fixed.dequantize(t, codes[t])) for t in decomposed.graph.outputs}
+        found = {t: fixed.dequantize(t, codes[t]) for t in decomposed.graph.outputs}
+        snr = {t: snr_db(reference[t], found[t]) for t in found}
     with clock("compile"):
         compiled, notes = compile_or_note(bie, config, progress)
         planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
@@ -184,21 +188,29 @@ def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: 
     with clock("match"):
         match = npu and match_for_mode(fixed, npu, config, held, codes, source, progress)
         bie = with_probe(replace(bie, plan=planned.plan), fixed, npu)
+    with clock("report"):
+        support = check_model(origin, config.platform, ops=ops)
+        sections = quantized_sections(
+            config=config, origin=origin, planned=planned, measured=measured, ranges=ranges, samples=samples,
+            reference=reference, found=found, ops=ops,
+        ) | common_sections(config, support, compiled and compiled.program, evaluation)  # fmt: skip
+        sections["hashes"] = bie.header["probe"]["sha256"]
     built = compiled and evaluation and compiled_row(compiled, config, evaluation.totals.dram_traffic)
     report = report_data(
         config=config, origin=origin, name=path.stem, model_hash=digest, planned=planned, ranges=ranges, bounds=bounds,
         learned=learned, snr_db=snr, snr_samples=min(len(kept), SNR_SAMPLES), on_cpu=on_cpu,
         compiled=built, match=match and match.to_json(),
         performance=evaluation and evaluation.to_json(), qdq_deviation=exports.deviation, timings_s=clock.seconds,
+        sections=sections,
     )  # fmt: skip
     report["calibration_notes"] = checkpoints.notes
+    report = with_score(report)
     nef = None
     if compiled is not None:
         nef = encode_nef(Nef((nef_model(bie, compiled, config.model_id, config.model_version),)))
-    again = config_text(asked, folder)
-    paths = write_stages(
-        StageFiles(path.stem, origin, planned, bie, report, ranges, nef, exports.models, again, ops), folder
-    )
+    again, page = config_text(asked, folder), render_report(report)
+    files = StageFiles(path.stem, origin, planned, bie, report, page, ranges, nef, exports.models, again, ops)
+    paths = write_stages(files, folder)
     paths |= dump_of_run(fixed, planned, config, kept, folder / f"{path.stem}.dump.zip", ops)
     if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
         write_candidates(mixed.candidates, folder)
@@ -219,15 +231,17 @@ def _estimated(config: PTQConfig, path: Path, folder: Path, ops: Ops) -> PTQResu
     subject = subject_of_onnx(path, config, ops)
     planned, found = subject.planned, evaluation_of(subject)
     assert planned is not None, "a float model was planned"
-    report = {
-        "format": 1, "model": {"name": path.stem, "sha256": _sha256(path)}, "requested": config.to_json(),
-        "applied": config.applied(), "notes": [vars(n) for n in config.notes()], "performance": found.to_json(),
+    report = with_score({
+        "format": FORMAT, "created": created(), "model": {"name": path.stem, "sha256": _sha256(path)},
+        "requested": config.to_json(), "applied": config.applied(), "notes": [vars(n) for n in config.notes()],
+        "performance": found.to_json(), **common_sections(config, subject.support, subject.program, found),
         "versions": versions(),
-    }  # fmt: skip
-    paths = {"report_json": folder / "model_fx_report.json", "config": folder / RUN_FILE}
+    })  # fmt: skip
     with staged(folder) as scratch:
-        write_atomic(scratch / paths["report_json"].name, json.dumps(report, indent=1).encode())
+        write_report(report, render_report(report), scratch)
         write_atomic(scratch / RUN_FILE, config_text(config, folder).encode())
+    names = {"report_html": "model_fx_report.html", "report_json": "model_fx_report.json", "config": RUN_FILE}
+    paths = {key: folder / name for key, name in names.items()}
     ranges = nominal_ranges(planned.model, config, ops)
     return PTQResult(paths, {}, planned.plan, None, report, planned, ranges, found)
 

@@ -10,6 +10,7 @@ from knerex_jax import embedded
 from knerex_jax.api import Progress, PTQResult, run_ptq
 from knerex_jax.quantize.config import make_config
 from knerex_jax.runtime import FixedModel, FloatModel
+from knerex_jax.scores import add_scores
 
 CALIBRATION = f"{embedded.__name__}:calibration"
 """The calibration digits, by the name of the function that makes them."""
@@ -31,9 +32,11 @@ def run_default(options: Mapping[str, Any], *, progress: Progress | None = None)
         return result, {}
     inputs, labels = embedded.evaluation()
     models = {"float": FloatModel.load(embedded.model_path()), "fixed": FixedModel.load(result.paths["bie"])}
-    scores = {}
+    right = {}
     for name, model in models.items():
         logits = next(iter(model.run(inputs, batch_size=100).values()))
-        right = int(np.sum(logits.argmax(axis=1) == labels))
-        scores[f"top-1 {name}"] = f"{right / len(labels):.4f} ({right} of {len(labels)} labelled digits)"
-    return result, scores
+        right[name] = int(np.sum(logits.argmax(axis=1) == labels))
+    count = len(labels)
+    shares = {name: n / count for name, n in right.items()}
+    scores = {f"top-1 {name}": f"{n / count:.4f} ({n} of {count} labelled digits)" for name, n in right.items()}
+    return add_scores(result, {"top-1 on digits": {**shares, "samples": count}}), scores

@@ -27,7 +27,8 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
     if "nodes" not in report:
         assert result.evaluation is not None, "mode 0 has nothing else"
         console.print(rendered(result.evaluation))
-        console.print(f" report_json  {result.paths['report_json']}", highlight=False)
+        for key, path in result.paths.items():
+            console.print(f"{key:>12}  {path}", highlight=False)
         return
     model = report["model"]
     console.print(

@@ -43,6 +43,7 @@ def test_result_names_every_file_and_they_exist(result):
         "decomposed",
         "scaled",
         "bie",
+        "report_html",
         "report_json",
         "calibration",
         "nef",

@@ -1,11 +1,15 @@
 """The machine-readable report: what was asked, what was done, how good it is, with what it was made."""
 
 import platform as host
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from knerex_jax.calibrate.ranges import Ranges
+import numpy as np
+
+from knerex_jax.calibrate.ranges import Ranges, TensorRange
+from knerex_jax.fixedpoint.qformat import QFormat, data_limits
 from knerex_jax.graph.ir import Model
 from knerex_jax.program.bounds import Bounds, StepBound
 from knerex_jax.quantize.config import PTQConfig
@@ -13,6 +17,15 @@ from knerex_jax.quantize.planner import Planned
 
 FLAG_BELOW_DB = 20.0
 """Output SNR below which a result is flagged (the published rule of thumb)."""
+
+
+FORMAT = 2
+"""Of the report; 2 added the score, what happens inside, schedule and support."""
+
+
+def created() -> str:
+    """The time now, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:
@@ -27,37 +40,64 @@ def versions() -> dict[str, str]:
 
 
 def node_rows(planned: Planned, ranges: Ranges) -> list[dict[str, Any]]:
-    """Per instruction: nodes, types and measured range."""
+    """Per instruction: nodes, tensors, types, weights and measured range."""
     model, rows = planned.model, []
     for i in planned.program.instructions:
         row = {
             "name": i.name,
             "op": "+".join(model.graph.node[n].op_type for n in i.nodes),
             "primitive": i.rule,
+            "nodes": list(i.nodes),
             "origin": list(dict.fromkeys(o for n in i.nodes for o in model.graph.node[n].origin)),
             "tensor": i.output,
+            "inputs": [t for t in i.inputs if t],
+            "outputs": list(i.outputs),
+            "shape": list(planned.program.shapes[i.output]),
         }
         f = planned.plan.formats.get(i.output)
         if f is None:
             rows.append(row | {"exact": model.graph.types[i.output].dtype})
             continue
-        source = i.output
-        while source not in ranges and source in planned.structure.aliases:
-            source, _ = planned.structure.aliases[source]
-        # A rescale slot is not observed itself: it carries what it copies.
-        cut = ranges[source].cut(f.bits) if source in ranges else None
-        rows.append(
-            row
-            | {
-                "bits": f.bits,
-                "per_channel": len(f.radix) > 1,
-                "radix": [int(f.radix.min()), int(f.radix.max())],
-                "scale": [float(f.scale.min()), float(f.scale.max())],
-                "range": None if cut is None else [float(cut.layer_min), float(cut.layer_max)],
-                "weight_bits": planned.plan.weight_bits.get(i.nodes[0]),
-            }
-        )
+        source = range_source(planned, i.output, ranges)
+        row |= format_row(f, None if source is None else ranges[source])
+        bits = next((planned.plan.weight_bits[n] for n in i.nodes if n in planned.plan.weight_bits), None)
+        row["weight_bits"] = bits
+        if bits is not None:
+            row["weights"] = _weight_row(planned.constants[i.name])
+        rows.append(row)
     return rows
+
+
+def range_source(planned: Planned, tensor: str, known: Container[str]) -> str | None:
+    """The observed tensor that has the values of another one; None if there is none."""
+    while tensor not in known and tensor in planned.structure.aliases:
+        tensor, _ = planned.structure.aliases[tensor]
+    # A rescale slot is not observed itself: it carries what it copies.
+    return tensor if tensor in known else None
+
+
+def format_row(f: QFormat, found: TensorRange | None) -> dict[str, Any]:
+    """A format, and the range that it was made for."""
+    cut = None if found is None else found.cut(f.bits)
+    reach = data_limits(f.bits)[1] / f.factor.astype(np.float64)
+    return {
+        "bits": f.bits,
+        "per_channel": len(f.radix) > 1,
+        "radix": [int(f.radix.min()), int(f.radix.max())],
+        "scale": [float(f.scale.min()), float(f.scale.max())],
+        "reach": [float(reach.min()), float(reach.max())],
+        "range": None if cut is None else [float(cut.layer_min), float(cut.layer_max)],
+    }
+
+
+def _weight_row(constants: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Shape and formats of integer weights."""
+    radix, scale = constants["weight_radix"], constants["weight_scale"]
+    return {
+        "shape": list(constants["weight"].shape),
+        "radix": [int(radix.min()), int(radix.max())],
+        "scale": [float(scale.min()), float(scale.max())],
+    }
 
 
 def overflow_row(name: str, step: StepBound) -> dict[str, Any]:
@@ -83,16 +123,18 @@ def report_data(
     performance: Mapping[str, Any] | None,
     qdq_deviation: Mapping[str, Any],
     timings_s: Mapping[str, float],
+    sections: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of `model_fx_report.json`.
+    """The content of `model_fx_report.json`, without its score.
 
     `learned`: records of range search, rounding, biases; `on_cpu`: nodes that the NPU leaves to the CPU; `compiled`,
     `match`, `performance`: of the compiled program, its comparison and its estimate, None where there is none;
-    `qdq_deviation`: by output.
+    `qdq_deviation`: by output; `sections`: further ones.
     """
     proofs = [overflow_row(name, step) for name, step in bounds.steps]
     return {
-        "format": 1,
+        "format": FORMAT,
+        "created": created(),
         "model": {
             "name": name,
             "sha256": model_hash,
@@ -124,6 +166,7 @@ def report_data(
         "bit_true_match": match,
         "performance": performance,
         "qdq_deviation": dict(qdq_deviation),
+        **sections,
         "timings_s": dict(timings_s),
         "versions": versions(),
     }

@@ -14,7 +14,7 @@ from knerex_jax.artifacts.bie import Bie, decode_bie, encode_bie
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.config_file import RUN_FILE
 from knerex_jax.errors import ArtifactError
-from knerex_jax.files import staged, write_atomic
+from knerex_jax.files import replacing, staged, write_atomic
 from knerex_jax.graph.ir import Model
 from knerex_jax.graph.write import write_onnx
 from knerex_jax.ops import REGISTRY
@@ -39,6 +39,7 @@ class StageFiles:
       planned: the decomposed model with its plan.
       bie: the fixed-point model.
       report: content of the report.
+      page: the same as HTML.
       ranges: what the plan was made with.
       nef: the compiled model's file, where there is one.
       exports: "integer_onnx", "qdq_onnx" -> the fixed-point model as ONNX.
@@ -51,6 +52,7 @@ class StageFiles:
     planned: Planned
     bie: Bie
     report: Mapping[str, Any]
+    page: str
     ranges: Ranges
     nef: bytes | None = None
     exports: Mapping[str, onnx.ModelProto] = field(default_factory=dict, repr=False)
@@ -78,8 +80,8 @@ def write_stages(files: StageFiles, folder: Path) -> dict[str, Path]:
     """Writes all stage files: all of them, or none.
 
     Returns:
-      "origin", "decomposed", "scaled", "bie", "report_json", "calibration", "config" -> path; "wqbi" where weights or
-      biases were refined; "nef" where the model is compiled; those of `exports`.
+      "origin", "decomposed", "scaled", "bie", "report_html", "report_json", "calibration", "config" -> path; "wqbi"
+      where weights or biases were refined; "nef" where the model is compiled; those of `exports`.
 
     Raises:
       ArtifactError: the folder cannot be written.
@@ -97,7 +99,7 @@ def _write(files: StageFiles, folder: Path) -> dict[str, Path]:
         for key, suffix in {
             "origin": ".origin.onnx", "decomposed": ".decomposed.onnx", "scaled": ".scaled.onnx", "bie": ".bie",
         }.items()
-    } | {"report_json": folder / "model_fx_report.json", "calibration": folder / "calibration.npz"}  # fmt: skip
+    } | {"calibration": folder / "calibration.npz"}  # fmt: skip
     write_onnx(unbind(files.origin, registry), paths["origin"])
     write_onnx(unbind(files.planned.model, registry), paths["decomposed"])
     metadata = {
@@ -119,7 +121,23 @@ def _write(files: StageFiles, folder: Path) -> dict[str, Path]:
     files.ranges.save(paths["calibration"])
     paths["config"] = folder / RUN_FILE
     write_atomic(paths["config"], files.config.encode())
-    write_atomic(paths["report_json"], msgspec.json.format(msgspec.json.encode(finite(files.report)), indent=1))
+    return paths | write_report(files.report, files.page, folder)
+
+
+def write_report(report: Mapping[str, Any], page: str, folder: Path) -> dict[str, Path]:
+    """Writes the report as data and as a page, both or none.
+
+    Returns:
+      "report_html", "report_json" -> path.
+
+    Raises:
+      ArtifactError: the folder cannot be written.
+    """
+    paths = {f"report_{kind}": folder / f"model_fx_report.{kind}" for kind in ("html", "json")}
+    data = msgspec.json.format(msgspec.json.encode(finite(report)), indent=1)
+    with replacing(*paths.values()) as files:
+        for file, content in zip(files, (page.encode(), data), strict=True):
+            file.write(content)
     return paths
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array, lax
 
 from knerex_jax.calibrate.cuts import thresholds
-from knerex_jax.calibrate.magnitudes import BITS, MOMENTS, WIDTHS, by_channel, features, in_all
+from knerex_jax.calibrate.magnitudes import BITS, MOMENTS, WIDTHS, Magnitudes, by_channel, features, in_all
 from knerex_jax.calibrate.state import TensorState, code_of, middle
 from knerex_jax.fixedpoint.qformat import data_limits
 
@@ -35,6 +35,9 @@ _CHUNK = 256
 
 _BATCH = 2048
 """Octaves from which on a batch of tensors is searched: bounds the memory, and many small tensors share their calls."""
+
+_CURVE_OCTAVES, _CURVE_STEP = 4, 32
+"""What is shown of a search: the octaves under the largest magnitude, and every 32nd of their candidates."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,48 @@ def _best_clips(tensors: Sequence[_Searched], settings: Sequence[Setting]) -> li
         [Clips(clip[:, end - 1], clip[:, first : end - 1], final) for clip, final in zip(clips, t.final, strict=True)]
         for t, first, end in zip(tensors, firsts, firsts[1:], strict=False)
     ]
+
+
+@dataclass(frozen=True)
+class ErrorCurve:
+    """What clipping all of a tensor at some magnitude costs.
+
+    Attributes:
+      clips: float64 [N], rising; up to the largest magnitude.
+      errors: float64 [W, N], the cost by width (`SEARCHED`): sums over all values.
+      signal: sum of squares of all values.
+    """
+
+    clips: np.ndarray
+    errors: np.ndarray
+    signal: float
+
+
+def error_curves(states: Sequence[TensorState], outlier_factor: float) -> list[ErrorCurve]:
+    """The cost of a few candidates of every tensor, as a search with this `outlier_factor` sees them."""
+    groups = [in_all(by_channel(state), state.size) for state in states]
+    keys = [np.unique(g.keys)[-_CURVE_OCTAVES:] for g in groups]
+    rows = [features(g, k) for g, k in zip(groups, keys, strict=True)]
+    places = np.arange(_CURVE_STEP // 2, _CANDIDATES, _CURVE_STEP)
+    row, place = (v.ravel() for v in np.meshgrid(np.arange(sum(map(len, keys))), places, indexing="ij"))
+    if not len(row):
+        return []
+    inside, outside = _sums(np.concatenate(rows), row, place)
+    octave = (np.concatenate(keys) & 255)[row]
+    cost = (inside.astype(np.float64) + outlier_factor**2 * outside) * 4.0 ** (octave - 127.0)
+    clips = middle((octave << BITS) + place, BITS).astype(np.float64)
+    found, start = [], 0
+    for g, k in zip(groups, keys, strict=True):
+        own = slice(start, start := start + len(k) * len(places))
+        kept = clips[own] <= float(g.largest[0])
+        found.append(ErrorCurve(clips[own][kept], cost[:, own][:, kept], _power(g)))
+    return found
+
+
+def _power(groups: Magnitudes) -> float:
+    """Sum of squares of what is counted finely."""
+    size = middle(((groups.keys & 255)[:, None] << groups.bits) + np.arange(1 << groups.bits), groups.bits)
+    return float(np.sum(np.square(size, dtype=np.float64) * groups.counts))
 
 
 def _least(cost: np.ndarray, group: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -76,7 +76,12 @@ class BudgetRow:
     @property
     def responsible(self) -> bool:
         """Whether the node alone makes at least half of the noise of its result, and not on purpose."""
-        return not self.cut_by_design and self.alone_db <= self.accumulated_db - 10 * math.log10(_RESPONSIBLE)
+        return is_responsible(self.alone_db, self.accumulated_db, cut_by_design=self.cut_by_design)
+
+
+def is_responsible(alone_db: float, accumulated_db: float, *, cut_by_design: bool) -> bool:
+    """Whether a node alone makes at least half of the noise of its result, and not on purpose."""
+    return not cut_by_design and alone_db <= accumulated_db - 10 * math.log10(_RESPONSIBLE)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,20 @@ def compiler_options(backend: str) -> dict[str, Any]:
 
     CPU: vectors of 512 bits where the machine has them (x86 compilers prefer 256). MobileNetV2: 8 % less CPU time.
     """
-    wanted = {"xla_cpu_prefer_vector_width": 512} if backend == "cpu" else {}
+    return _known({"xla_cpu_prefer_vector_width": 512} if backend == "cpu" else {})
+
+
+@lru_cache(maxsize=8)
+def quick_options(backend: str) -> dict[str, Any]:
+    """Options for a step that runs only a few times: half the time to compile, for slower code with the same results.
+
+    MobileNetV2, all tensors as results, CPU time: 9 s instead of 16 s to compile, 0.33 s instead of 0.1 s a sample.
+    """
+    return _known({"xla_backend_optimization_level": 0} if backend == "cpu" else {})
+
+
+def _known(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that this jaxlib knows."""
     known = {}
     for option, value in wanted.items():
         try:

@@ -95,6 +95,7 @@ class PTQConfig:
     model_id: int = _option(32769, "number of the model in the nef; above 32768 for one's own models")
     model_version: str = _option("0001", "version of the model in the nef: up to four hexadecimal digits")
     ip_config: str | Path | None = _option(None, "JSON file with figures of the machine; see knerex evaluate")
+    error_budget: bool = _option(False, "report what every node costs at the outputs, and which overrides would help")
     mixbw_debug: bool = _option(False, "mixbw only: write the predicted SNR of every candidate to data/ and weight/")
 
     def __post_init__(self) -> None:

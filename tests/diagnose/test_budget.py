@@ -14,12 +14,15 @@ from knerex_jax.calibrate.ranges import Cut, Ranges, TensorRange
 from knerex_jax.diagnose import inject
 from knerex_jax.diagnose.alone import cut_program, made_alone
 from knerex_jax.diagnose.budget import ErrorBudget, error_budget
+from knerex_jax.diagnose.layers import trace_layers
+from knerex_jax.diagnose.rows import as_db
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
 from knerex_jax.metrics import snr_db
+from knerex_jax.ops import REGISTRY
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.simulate.lower import lower_simulated
@@ -233,3 +236,18 @@ def test_bad_requests_are_named(case):
         budget.table(output="nothing")
     with pytest.raises(ConfigError, match="probes has to be 1 or more"):
         error_budget(planned, inputs, probes=0)
+
+
+def test_traced_layers_are_those_of_the_budget(case):
+    """Two integer runs in one compiled step, over batches of another size, against the budget's three steps."""
+    planned, inputs, budget = case
+    layers = trace_layers(planned, inputs, registry=REGISTRY, samples=COUNT, batch_size=7, limits={"x": 4.0})
+    assert list(layers) == [t for t in planned.program.tensor if t in planned.plan.formats]
+    for row in budget.rows:
+        sums, codes = layers[row.tensor].sums, layers[row.tensor].codes
+        for noise, expected in ((sums.alone, row.alone_db), (sums.noise, row.accumulated_db)):
+            assert as_db(noise / sums.signal) == pytest.approx(expected, abs=0.01), row.tensor
+        assert codes.sum() == sums.count == inputs["x"].shape[0] * np.prod(planned.program.shapes[row.tensor])
+        assert codes[0] / sums.count == pytest.approx(row.at_low)
+    held = layers["x"].values
+    assert held is not None and held.sum() == np.count_nonzero(np.abs(inputs["x"]) <= 4.0)
