@@ -2,9 +2,6 @@
 
 import sys
 
-try:
-    from knerex_jax.cli import main
+from knerex_command import main
 
-    main(["ptq", *sys.argv[1:]])
-except KeyboardInterrupt:  # while the package is being imported
-    sys.exit(130)
+main(["ptq", *sys.argv[1:]])
