@@ -102,7 +102,15 @@ def _embedded(data: Any) -> str:
 def decibels(value: Any) -> str:
     """Decibels with one digit; an exact result has no error."""
     db = number(value)
-    return "–" if math.isnan(db) else "exact" if db == math.inf else "no signal" if db == -math.inf else f"{db:.1f} dB"
+    return (
+        "–"
+        if math.isnan(db)
+        else "exact"
+        if db == math.inf
+        else "no signal"
+        if db == -math.inf
+        else f"{round(db, 1) + 0.0:.1f} dB"
+    )  # not -0.0
 
 
 def short(value: Any, digits: int = 4) -> str:

@@ -117,9 +117,9 @@ def _alarms(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield _alarm("warning", "the model was not compiled, so it has no nef and no estimate", "see the notes for why")
     cpu = list(report.get("cpu_nodes") or (performance or {}).get("cpu_nodes") or ())
     if cpu:
-        count = f"{len(cpu)} nodes run" if len(cpu) > 1 else "1 node runs"
+        run, their = (f"{len(cpu)} nodes run", "their") if len(cpu) > 1 else ("1 node runs", "its")
         yield _alarm(
-            "warning", f"{count} on the CPU instead of the NPU ({_some(cpu)}): the frame rate leaves their time out",
+            "warning", f"{run} on the CPU instead of the NPU ({_some(cpu)}): the frame rate leaves {their} time out",
             "see operator support below for the reasons and rewrites",
         )  # fmt: skip
 

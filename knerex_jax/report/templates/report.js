@@ -6,8 +6,8 @@ const figures = JSON.parse($("#figures").textContent);
 
 // Charts: figures are plain data whose colours are names; the style sheet says what they are.
 async function loadPlotly() {
-  const packed = Uint8Array.from(atob($("#plotly").textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const packed = await fetch("data:application/gzip;base64," + $("#plotly").textContent);
+  const stream = packed.body.pipeThrough(new DecompressionStream("gzip"));
   const script = document.createElement("script");
   script.textContent = await new Response(stream).text();
   document.head.append(script);
