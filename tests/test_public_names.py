@@ -16,6 +16,6 @@ def test_public_names_are_exactly_these():
     modules = {m for m in vars(knerex_jax) if m.islower() and hasattr(getattr(knerex_jax, m), "__path__")}
     files = {"errors", "files", "metrics", "api", "check", "runtime", "cli", "demo", "present", "compat"}
     files |= {"flow", "improve", "npu_model", "onnx_backend", "conformance", "inference", "deliver", "match", "probe"}
-    files |= {"runner", "infer"}
+    files |= {"runner"}
     names = {n for n in vars(knerex_jax) if not n.startswith("_")} - modules - files
     assert names == set(PUBLIC)
