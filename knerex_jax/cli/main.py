@@ -43,8 +43,6 @@ for each in (
 
 def main(arguments: list[str] | None = None, command: click.Command = knerex) -> NoReturn:
     """Runs a command line; a user's fault is one screen of text and exit code 1, never a traceback."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # "module:function" means a module of the user's
     try:
         code = command(args=arguments, standalone_mode=False) or 0  # what a command gave context.exit, else nothing
     except click.exceptions.Exit as e:

@@ -11,7 +11,7 @@ import numpy as np
 
 from knerex_jax.data import identity
 from knerex_jax.data.files import NpyRows, is_image_folder, list_files, npz_members, subfolder
-from knerex_jax.data.functions import is_function_name, load_function
+from knerex_jax.data.functions import is_function_name, load_function, user_failure
 from knerex_jax.data.prefetch import run_ahead
 from knerex_jax.data.preprocess import Preprocess, as_preprocess, image_extent, load_image
 from knerex_jax.data.samples import InputFit, check_layout, sample_shape
@@ -96,8 +96,11 @@ def open_source(
     check_layout(layout)
     fits = {name: InputFit(name, type_, layout) for name, type_ in input_types.items()}
     if is_function_name(spec) and not Path(spec).exists():
-        function = load_function(spec)
-        made = function()
+        function = load_function(spec, where := f"np_txt={spec}")
+        try:
+            made = function()
+        except Exception as e:  # whatever the user's code raises
+            raise user_failure(e, where) from e
         # A generator is asked for again with every reading.
         spec = made if isinstance(made, Mapping | np.ndarray | list | tuple) else function
     if isinstance(spec, Mapping):
