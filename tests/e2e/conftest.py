@@ -1,4 +1,4 @@
-"""The digit CNN, quantized once."""
+"""The digit CNN, quantized once, with a dump of two samples."""
 
 import pytest
 
@@ -8,5 +8,7 @@ from knerex_jax import embedded
 
 @pytest.fixture(scope="package")
 def run(tmp_path_factory):
-    data = {"input": embedded.calibration()["input"][:40]}
-    return kx.run_ptq(p_onnx=embedded.model_path(), np_txt=data, p_output=tmp_path_factory.mktemp("ptq"), mode=1)
+    return kx.run_ptq(
+        p_onnx=embedded.model_path(), np_txt={"input": embedded.calibration()["input"][:40]}, mode=1,
+        p_output=tmp_path_factory.mktemp("ptq"), export_dynasty_dump=True, dump_samples=2,
+    )  # fmt: skip

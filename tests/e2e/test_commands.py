@@ -24,9 +24,7 @@ def knerex(*arguments) -> int:
     return left.value.code
 
 
-@pytest.mark.parametrize(
-    ("kind", "data_type"), [("onnx", "float"), ("bie", "float"), ("bie", "fixed"), ("nef", "float"), ("nef", "fixed")]
-)
+@pytest.mark.parametrize(("kind", "data_type"), [("onnx", "float"), ("bie", "float"), ("nef", "fixed")])
 def test_infer_gives_what_the_published_call_gives(run, data, tmp_path, capsys, kind, data_type):
     path = embedded.model_path() if kind == "onnx" else run.paths[kind]
     arguments = ("--data", data, "-o", tmp_path, "--data-type", data_type, "--batch-size", 2, "--json")

@@ -26,16 +26,6 @@ HOST_NET = """
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The digit CNN with a dump of two samples."""
-    data = {"input": embedded.calibration()["input"][:40]}
-    folder = tmp_path_factory.mktemp("run")
-    return kx.run_ptq(
-        p_onnx=embedded.model_path(), np_txt=data, p_output=folder, mode=1, export_dynasty_dump=True, dump_samples=2
-    )
-
-
-@pytest.fixture(scope="module")
 def digits():
     return {"input": embedded.calibration()["input"][:2]}
 
