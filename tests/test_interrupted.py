@@ -17,6 +17,7 @@ from knerex_jax.calibrate.npz import read_npz
 from knerex_jax.data.files import NpyRows
 
 ROOT = Path(kx.__file__).parents[1]
+PATH = os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))
 SLOW = """
 import functools, sys, time
 print("up", flush=True)
@@ -40,7 +41,7 @@ def start(folder: Path, *, slow: bool) -> subprocess.Popen:
     arguments += ["--batch-size", "1", "--data-analysis-threads", "1"]
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW.format(slow=slow), *arguments], cwd=folder, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": PATH}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline() == "up\n"
     return process

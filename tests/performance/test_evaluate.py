@@ -209,7 +209,7 @@ def test_a_bie_and_its_nef_cost_the_same(tmp_path):
 
 def test_mode_0_estimates_without_data(tmp_path):
     result = kx.run_ptq(p_onnx=embedded.model_path(), mode=0, platform="630", p_output=tmp_path)
-    made = [f"model_fx_report.{kind}" for kind in ("html", "json")]
+    made = ["model_fx_report.html", "model_fx_report.json", "run.toml"]
     assert sorted(p.name for p in tmp_path.iterdir()) == made == [p.name for p in result.paths.values()]
     assert result.evaluation.fps == kx.evaluate(embedded.model_path(), "630").fps
     assert json.loads(result.paths["report_json"].read_text())["performance"]["summary"]["platform"] == "630"
