@@ -10,6 +10,7 @@ from report_runs import HOSTILE, data_of
 import knerex_jax as kx
 from knerex_jax.artifacts.stages import finite
 from knerex_jax.report.score import with_score
+from knerex_jax.report.tensors import output_rows
 
 
 def test_every_tensor_has_its_layer_and_its_distribution(good):
@@ -89,6 +90,18 @@ def test_a_constant_output_and_nodes_on_the_processor_are_alarms(bad):
     assert first["level"] == "alarm" and "output y is constant" in first["what"] and "(0.0 dB)" in first["what"]
     assert any(a["level"] == "warning" and "on the CPU" in a["what"] and "sum" in a["what"] for a in rest)
     assert data_of(bad)["first_bad"]["node"] == "act"
+
+
+def test_channels_of_an_output_are_looked_at_one_by_one(good):
+    """Boxes and scores with one scale: the scores are lost, and the SNR of the whole does not show it."""
+    rng = np.random.default_rng(0)
+    reference = np.float32(rng.normal(size=(50, 5)) * [100, 100, 100, 0.4, 0])
+    found = np.rint(reference)
+    (row,) = output_rows(good.planned, {"y": reference}, {"y": found * [1, 1, 1, 0, 1]}, good.planned.model).values()
+    assert row["collapsed_channels"] == [3] and row["collapsed"] == 1 and not row["constant"]
+    assert row["worst_channel"] == 3 and row["worst_channel_db"] == 0.0 and row["channels"] == 5
+    (row,) = output_rows(good.planned, {"y": reference}, {"y": found * 0}, good.planned.model).values()
+    assert row["constant"] and row["collapsed"] == 4, "the last channel is constant in float, too"
 
 
 def test_one_dead_channel_is_an_alarm_although_the_whole_is_fine(good):
