@@ -69,7 +69,7 @@ def _imported(module: str, where: str) -> ModuleType:
     except ModuleNotFoundError as e:
         if e.name is None or not f"{module}.".startswith(f"{e.name}."):  # something that the module itself imports
             raise user_failure(e, where) from e
-        fix = "check the name; the module lies in the current folder, or is installed"
+        fix = "name it as module:function; the module lies in the current folder, or is installed"
         raise ConfigError(f"no module {module!r}", where=where, fix=fix) from e
     except Exception as e:
         raise user_failure(e, where) from e

@@ -99,6 +99,8 @@ def open_source(
         function = load_function(spec, where := f"np_txt={spec}")
         try:
             made = function()
+        except MemoryError:  # is told for the run as a whole
+            raise
         except Exception as e:  # whatever the user's code raises
             raise user_failure(e, where) from e
         # A generator is asked for again with every reading.
