@@ -1,57 +1,8 @@
-"""Post-training quantization for Kneron-class NPUs: float ONNX and calibration data in, bit-true fixed point out."""
+"""Post-training quantization for Kneron-class NPUs: float ONNX and calibration data in, bit-true fixed point out.
 
-from knerex_jax.api import PTQResult as PTQResult
-from knerex_jax.api import run_ptq as run_ptq
-from knerex_jax.check import CheckReport as CheckReport
-from knerex_jax.check import check_model as check_model
-from knerex_jax.compat import convert_channel_last_to_first as convert_channel_last_to_first
-from knerex_jax.compat import get_radix as get_radix
-from knerex_jax.config_file import load_config as load_config
-from knerex_jax.deliver import ModelEntry as ModelEntry
-from knerex_jax.deliver import compile as compile
-from knerex_jax.dumps.index import Dump as Dump
-from knerex_jax.dumps.index import load_dump as load_dump
-from knerex_jax.dumps.write import dump as dump
-from knerex_jax.e2e.results import Box as Box
-from knerex_jax.e2e.results import HeatMap as HeatMap
-from knerex_jax.e2e.results import Label as Label
-from knerex_jax.e2e.run import Simulation as Simulation
-from knerex_jax.e2e.run import simulate_images as simulate_images
-from knerex_jax.emulator.fixed import lower_fixed as lower_fixed
-from knerex_jax.errors import ArtifactError as ArtifactError
-from knerex_jax.errors import CompileError as CompileError
-from knerex_jax.errors import ConfigError as ConfigError
-from knerex_jax.errors import HookError as HookError
-from knerex_jax.errors import KnerexError as KnerexError
-from knerex_jax.errors import ModelError as ModelError
-from knerex_jax.errors import PlanError as PlanError
-from knerex_jax.errors import SimulationError as SimulationError
-from knerex_jax.errors import UnsupportedOpError as UnsupportedOpError
-from knerex_jax.flow import analyze as analyze
-from knerex_jax.flow import decompose_onnx as decompose_onnx
-from knerex_jax.flow import make_plan as make_plan
-from knerex_jax.infer import Inferred as Inferred
-from knerex_jax.infer import infer as infer
-from knerex_jax.inference import kneron_inference as kneron_inference
-from knerex_jax.lowering.float import lower_float as lower_float
-from knerex_jax.match import bit_true_match as bit_true_match
-from knerex_jax.nef.tools import combine_nef as combine_nef
-from knerex_jax.nef.tools import extract_nef as extract_nef
-from knerex_jax.nef.tools import nef_info as nef_info
-from knerex_jax.npu_model import NpuModel as NpuModel
-from knerex_jax.ops import REGISTRY as REGISTRY
-from knerex_jax.ops.load import load_onnx as load_onnx
-from knerex_jax.performance.evaluation import Evaluation as Evaluation
-from knerex_jax.performance.run import evaluate as evaluate
-from knerex_jax.prepare.compare import Comparison as Comparison
-from knerex_jax.prepare.compare import compare_onnx as compare_onnx
-from knerex_jax.prepare.edit import edit_onnx as edit_onnx
-from knerex_jax.prepare.optimize import Optimized as Optimized
-from knerex_jax.prepare.optimize import optimize_onnx as optimize_onnx
-from knerex_jax.quantize.config import PTQConfig as PTQConfig
-from knerex_jax.quantize.plan import QuantPlan as QuantPlan
-from knerex_jax.runtime import FixedModel as FixedModel
-from knerex_jax.runtime import FloatModel as FloatModel
-from knerex_jax.scores import add_scores as add_scores
-from knerex_jax.targets import TARGETS as TARGETS
-from knerex_jax.verify import verify as verify
+The public names are those of `__init__.pyi`; each is imported when it is first used, so that `knerex -h` needs no jax.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -20,7 +20,7 @@ from knerex_jax.nef.container import Nef, combined, save_nef
 from knerex_jax.nef.segments import NefModel
 from knerex_jax.npu_model import NpuModel, compile_bie
 from knerex_jax.probe import probe_inputs, probe_record, probed
-from knerex_jax.quantize.config import PTQConfig
+from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.runtime import FixedModel
@@ -51,16 +51,24 @@ class ModelEntry:
 Progress = Callable[[str, int, int | None], None]
 
 
+def compiled_by(bie: Bie, config: PTQConfig, progress: Progress | None = None) -> Compiled:
+    """The compiled model with the division, input format and rates of a config.
+
+    Raises:
+      CompileError: it does not fit the machine.
+    """
+    report = None if progress is None else lambda done, total: progress("compile", done, total)
+    return compile_bie(
+        bie, fm_cut=config.applied_cut, input_format=config.input_format, machine=config.machine, progress=report
+    )
+
+
 def compile_or_note(
     bie: Bie, config: PTQConfig, progress: Progress | None = None
 ) -> tuple[Compiled | None, tuple[Note, ...]]:
     """The compiled model; where it does not fit the machine, a note that says why instead."""
-    report = None if progress is None else lambda done, total: progress("compile", done, total)
     try:
-        made = compile_bie(
-            bie, fm_cut=config.applied_cut, input_format=config.input_format, machine=config.machine, progress=report
-        )
-        return made, ()
+        return compiled_by(bie, config, progress), ()
     except CompileError as e:
         return None, (Note(e.where, "a compiled model", "none: the fixed-point model only", e.what),)
 
@@ -167,6 +175,8 @@ def compile(
     p_output: str | Path = "kneron_flow",
     *,
     fm_cut: str = "default",
+    weight_bandwidth: float | None = None,
+    dma_bandwidth: float | None = None,
     compress: bool = False,
     key: bytes | None = None,
 ) -> Path:
@@ -176,6 +186,8 @@ def compile(
       models: bies, with or without what the nef shall call them; without, their ids count from 32769.
       p_output: folder.
       fm_cut: "default" or "deep_search".
+      weight_bandwidth: GB/s of loading weights, by which divisions are compared; None: the platform's.
+      dma_bandwidth: GB/s of moving data, each way, likewise.
       compress: packs the segments.
       key: 32 bytes, to encrypt the nef.
 
@@ -185,12 +197,16 @@ def compile(
     Raises:
       ArtifactError: a bie cannot be read, two models have one id, or platforms differ.
       CompileError: a model does not fit its machine.
+      ConfigError: an option is out of range.
     """
     made = []
     for number, model in enumerate(models, FIRST_ID):
         entry = model if isinstance(model, ModelEntry) else ModelEntry(model, number)
         bie = load_bie(entry.bie)
-        made.append(nef_model(bie, compile_bie(bie, fm_cut=fm_cut), entry.model_id, entry.version))
+        config = make_config(
+            platform=bie.program.platform, fm_cut=fm_cut, weight_bandwidth=weight_bandwidth, dma_bandwidth=dma_bandwidth
+        )
+        made.append(nef_model(bie, compiled_by(bie, config), entry.model_id, entry.version))
     nef = combined(Nef((model,)) for model in made)
     path = Path(p_output) / f"models_{nef.platform}.nef"
     save_nef(nef, path, compress=compress, key=key)

@@ -13,7 +13,7 @@ from knerex_jax.api import PTQResult
 from knerex_jax.check import CheckReport
 from knerex_jax.performance.text import rate, rendered
 from knerex_jax.quantize.planner import Planned
-from knerex_jax.verify import Verdict
+from knerex_jax.verdict import Verdict
 
 
 def _span(values: np.ndarray) -> str:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 import knerex_jax
@@ -14,9 +17,19 @@ optimize_onnx run_ptq simulate_images verify
 
 @pytest.mark.smoke
 def test_public_names_are_exactly_these():
-    modules = {m for m in vars(knerex_jax) if m.islower() and hasattr(getattr(knerex_jax, m), "__path__")}
-    files = {"errors", "files", "metrics", "api", "check", "runtime", "cli", "demo", "present", "compat"}
-    files |= {"flow", "improve", "npu_model", "onnx_backend", "conformance", "inference", "deliver", "match", "probe"}
-    files |= {"config_file", "doctor", "runner", "scores"}
-    names = {n for n in vars(knerex_jax) if not n.startswith("_")} - modules - files
-    assert names == set(PUBLIC)
+    assert set(knerex_jax.__all__) == set(PUBLIC)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_name_is_what_it_says_and_no_module(name):
+    assert getattr(knerex_jax, name).__class__ is not type(knerex_jax)
+
+
+@pytest.mark.smoke
+def test_help_needs_neither_jax_nor_onnx():
+    code = """import sys; from knerex_jax.cli import main
+try: main(["-h"])
+except SystemExit: print({"jax", "onnx", "onnxruntime"} & set(sys.modules))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ptq" in done.stdout and done.stdout.endswith("set()\n")

@@ -10,7 +10,7 @@ from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.nef.tools import opening_key
 
 if TYPE_CHECKING:
-    from knerex_jax.infer import Inferred
+    from knerex_jax.inferred import Inferred
 
 
 @click.command()
@@ -34,7 +34,7 @@ def infer(
     batch_size: int, input_shape: tuple[str, ...], model_id: int | None, key_file: str | None,
 ) -> None:  # fmt: skip
     """Runs MODEL (ONNX, bie or nef) over data and writes its outputs, a file per sample."""
-    from knerex_jax.infer import infer as run
+    from knerex_jax.inferred import infer as run
 
     with screen.bars() as progress:
         found = run(

@@ -6,21 +6,7 @@ from typing import NoReturn
 
 import click
 
-from knerex_jax.cli.check import check
-from knerex_jax.cli.compare import compare
-from knerex_jax.cli.completion import completion
-from knerex_jax.cli.doctor import doctor
-from knerex_jax.cli.edit import edit
-from knerex_jax.cli.evaluate import evaluate
-from knerex_jax.cli.infer import infer
-from knerex_jax.cli.nef import nef
-from knerex_jax.cli.optimize import optimize
-from knerex_jax.cli.ptq import ptq
-from knerex_jax.cli.report import report
-from knerex_jax.cli.simulate import simulate
-from knerex_jax.cli.sweep import sweep
-from knerex_jax.cli.verify import verify
-from knerex_jax.cli.whatif import whatif
+from knerex_jax.cli.lazy import LazyGroup
 from knerex_jax.errors import KnerexError
 
 _EXIT_CODES = """\b
@@ -28,17 +14,37 @@ Exit codes: 0 done; 1 a fault in what was given, or the answer is no;
 2 a command line that cannot be read; 130 interrupted."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+_COMMANDS = {
+    "ptq": "Quantizes a model; without --p-onnx, the digit CNN that ships with the package.",
+    "sweep": "Tries every combination of the settings in a file.",
+    "optimize": "Writes a model with fewer and plainer operators, checked against it.",
+    "edit": "Cuts a model, changes shapes of its inputs and names of its tensors.",
+    "check": "Says for every node where it runs, and why.",
+    "evaluate": "Estimates fps, memory and costs by node.",
+    "infer": "Runs an ONNX, bie or nef over data and writes its outputs.",
+    "simulate": "Runs an application on pictures: float, fixed and nef side by side.",
+    "whatif": "Plans a result again with other settings.",
+    "compile": "Compiles bies into one nef.",
+    "nef": "Compiled models: compile, combine, extract, look into.",
+    "verify": "Runs the built-in probe of a bie or nef on this machine.",
+    "report": "Makes a report's page again, or compares two.",
+    "compare": "Runs two ONNX models on the same inputs.",
+    "doctor": "Says what this machine has, and tests its fast paths.",
+    "completion": "Prints the script that completes commands in a shell.",
+}
+"""Command -> what the list says of it; its own help says more."""
+
+
+@click.group(
+    cls=LazyGroup,
+    commands_of="knerex_jax.cli",
+    helps=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EXIT_CODES,
+)
 @click.version_option(package_name="knerex-jax")
 def knerex() -> None:
     """Post-training quantization for Kneron-class NPUs, bit-true."""
-
-
-for each in (
-    ptq, sweep, optimize, edit, check, evaluate, infer, simulate, whatif, nef, verify, report,
-    compare, doctor, completion,
-):  # fmt: skip
-    knerex.add_command(each)
 
 
 def main(arguments: list[str] | None = None, command: click.Command = knerex) -> NoReturn:

@@ -21,7 +21,7 @@ from knerex_jax.nef.tools import opening_key
 def verify(context: click.Context, path: str, batch_size: int, key_file: str | None, screen: Screen) -> None:
     """Runs the built-in probe of a bie or nef on this machine; exit code 1 if its codes are others."""
     from knerex_jax.present import print_verdict
-    from knerex_jax.verify import verify as run
+    from knerex_jax.verdict import verify as run
 
     with screen.working("running the probe"):
         verdicts = run(path, batch_size=batch_size, key=opening_key(path, key_file))

@@ -1,7 +1,6 @@
 """Python functions named in text: "module:function", for config files and command lines."""
 
 import contextlib
-import difflib
 import importlib
 import linecache
 import os
@@ -14,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from knerex_jax.errors import ConfigError, HookError
+from knerex_jax.suggest import nearest
 
 _PACKAGE = str(Path(__file__).parents[1])
 _NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
@@ -43,8 +43,8 @@ def load_function(text: str, where: str) -> Callable[..., Any]:
         found: Any = _imported(module, where)
     for part in path.split("."):
         if not hasattr(found, part):
-            close = difflib.get_close_matches(part, [n for n in dir(found) if not n.startswith("_")], n=1)
-            fix = f"did you mean {close[0]!r}?" if close else f"define it in {getattr(found, '__file__', module)}"
+            public = [n for n in dir(found) if not n.startswith("_")]
+            fix = nearest(part, public, f"define it in {getattr(found, '__file__', module)}", count=1)
             raise ConfigError(f"no {part!r} in {module}", where=where, fix=fix)
         found = getattr(found, part)
     if not callable(found):

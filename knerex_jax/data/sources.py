@@ -1,6 +1,5 @@
 """Calibration and evaluation data -> batches in constant memory, whatever form the data comes in."""
 
-import difflib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from knerex_jax.data.preprocess import Preprocess, as_preprocess, image_extent, 
 from knerex_jax.data.samples import InputFit, check_layout, sample_shape
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
+from knerex_jax.suggest import nearest
 
 Sample = dict[str, np.ndarray]
 """Input name -> one sample, without the model's batch axis of 1."""
@@ -238,9 +238,7 @@ def _check_names(given: Mapping[str, Any], fits: Mapping[str, Any], *, complete:
     """The given names are the model's."""
     for name in given:
         if name not in fits:
-            close = difflib.get_close_matches(str(name), list(fits), 1, 0.5)
-            suggestion = f"did you mean '{close[0]}'? " if close else ""
-            fix = f"{suggestion}inputs: {', '.join(fits)}"
+            fix = f"{nearest(name, fits, '')} inputs: {', '.join(fits)}".lstrip()
             raise ModelError(f"the model has no input '{name}'", where="calibration data", fix=fix)
     missing = [name for name in fits if name not in given]
     if missing and complete:

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from knerex_jax.dumps.write import dump as write_dump
 from knerex_jax.errors import ConfigError
 from knerex_jax.inference import load_first, run_arrays
+from knerex_jax.ktc.folders import output_folder
 from knerex_jax.ktc.notes import Translation, modern, tell_one
 from knerex_jax.runner import Runner
 
@@ -45,7 +47,7 @@ def kneron_inference(
       data_type: "float", or "fixed" for codes (nef and bie).
       reordering: output names in the wanted order; default the model's.
       platform: is read from the file; another one than 520 that differs from it is warned of.
-      dump: keeps no files; `knerex infer --dump` does.
+      dump: writes every tensor of this sample into `<model>.dump.zip` in `kneron_flow`; a warning says where.
       **old: arguments of earlier releases.
 
     Returns:
@@ -55,15 +57,18 @@ def kneron_inference(
       KnerexError: with what is wrong, where, and how to fix it.
     """
     model_id = modern(old, OLD_INFERENCE, kneron_inference).get("model_id", model_id)
-    if dump:
-        tell_one("dump", True, False, "knerex infer --dump writes every tensor")
     kind, file = next(
         ((k, f) for k, f in (("nef", nef_file), ("onnx", onnx_file), ("bie", bie_file)) if f), ("", "")
     )  # fmt: skip
     model = _loaded(kind, str(file), model_id, _stamp(file))
     if str(platform) not in ("520", model.platform) and model.platform:
         tell_one("platform", platform, model.platform, "the file was made for it")
-    return run_arrays(model, pre_results, input_names, data_type, reordering)
+    outputs = run_arrays(model, pre_results, input_names, data_type, reordering)
+    if dump:
+        sample = {t: [np.asarray(a)] for t, a in zip(input_names, pre_results, strict=True)}
+        made = write_dump(model.model, sample, output_folder(None) / f"{Path(model.name).stem}.dump.zip")
+        tell_one("dump", True, made.resolve(), "the published form is not known; knerex_jax.load_dump reads it")
+    return outputs
 
 
 def _stamp(file: str | Path) -> tuple[int, int]:

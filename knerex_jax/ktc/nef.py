@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from knerex_jax.artifacts.bie import load_bie
-from knerex_jax.deliver import nef_model
+from knerex_jax.deliver import compiled_by, nef_model
 from knerex_jax.errors import ConfigError
 from knerex_jax.ktc.folders import output_folder
 from knerex_jax.ktc.model_config import OLD_TILING, ModelConfig
@@ -13,7 +13,6 @@ from knerex_jax.ktc.notes import modern, tell, tell_one
 from knerex_jax.nef import tools
 from knerex_jax.nef.container import Nef, combined, save_nef
 from knerex_jax.nef.crypto import read_key
-from knerex_jax.npu_model import compile_bie
 
 
 def compile(
@@ -141,8 +140,7 @@ def _compile(
         if bie.program.platform != config.platform:
             what = f"the bie is for platform {bie.program.platform}, not {config.platform}"
             raise ConfigError(what, where=str(model.bie_path), fix="give the ModelConfig the platform of its bie")
-        compiled = compile_bie(bie, fm_cut=config.applied_cut, input_format=config.input_format, machine=config.machine)
-        made.append(nef_model(bie, compiled, config.model_id, config.model_version))
+        made.append(nef_model(bie, compiled_by(bie, config), config.model_id, config.model_version))
     nef = combined(Nef((one,)) for one in made)
     path = output_folder(output_dir) / f"models_{nef.platform}.nef"
     save_nef(nef, path, compress=compress, key=key)

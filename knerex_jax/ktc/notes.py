@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from knerex_jax.errors import ConfigError
-from knerex_jax.prepare.suggest import nearest
 from knerex_jax.quantize.plan import Note
+from knerex_jax.suggest import nearest
 
 OURS = {
     "input_mapping": "np_txt",

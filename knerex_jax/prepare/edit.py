@@ -19,7 +19,7 @@ from knerex_jax.prepare.protos import (
     save_proto,
     with_weights,
 )
-from knerex_jax.prepare.suggest import nearest
+from knerex_jax.suggest import nearest
 
 
 def edit_onnx(

@@ -13,7 +13,7 @@ from knerex_jax.files import writable_folder, write_atomic
 from knerex_jax.graph.ir import TensorType
 from knerex_jax.graph.simplify import fix_inputs, load_proto
 from knerex_jax.graph.tensors import element_type, static_shape
-from knerex_jax.prepare.suggest import nearest
+from knerex_jax.suggest import nearest
 
 OnnxModel = str | Path | onnx.ModelProto
 """A model: the path of its file, or what that holds."""

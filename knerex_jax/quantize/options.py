@@ -1,12 +1,12 @@
 """Values of single options: checked, and brought to one spelling."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
 from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.mixing import MIXES
+from knerex_jax.suggest import nearest
 
 _WIDTHS = {
     "int4": "int4",
@@ -22,12 +22,8 @@ _WIDTHS = {
 def one_of(option: str, value: Any, allowed: Any) -> Any:
     """The value, or a ConfigError that lists what is allowed."""
     if value not in allowed:
-        close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(
-            f"{value!r} is not a value of {option}", where=f"{option}={value!r}",
-            fix=f"{hint}use one of {', '.join(map(str, allowed))}",
-        )  # fmt: skip
+        fix = f"{nearest(value, allowed, '')} use one of {', '.join(map(str, allowed))}".lstrip()
+        raise ConfigError(f"{value!r} is not a value of {option}", where=f"{option}={value!r}", fix=fix)
     return value
 
 
@@ -59,8 +55,7 @@ def check_names(given: Iterable[str], known: Iterable[str], *, where: str) -> No
     known = list(known)
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            fix = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"
+            fix = nearest(name, known, f"the options are {', '.join(known)}", count=1)
             raise ConfigError(f"unknown option {name!r}", where=where, fix=fix)
 
 

@@ -11,7 +11,6 @@
 * What cannot be honoured leaves the plan as it is, and the plan says so in a note.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -26,6 +25,7 @@ from knerex_jax.ops.constant import is_constant_operand
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.quan_config import read_quan_config
 from knerex_jax.quantize.structure import Structure, channel_count
+from knerex_jax.suggest import nearest
 from knerex_jax.targets.spec import Target
 
 UNCHANGED = "unchanged"
@@ -150,12 +150,13 @@ def _select(selector: str, model: Model, structure: Structure) -> tuple[int, tup
         nodes = [n for n in graph.nodes if any(fnmatchcase(name, selector) for name in (n.name, *n.origin))]
         return _GLOB, (*_outputs(nodes), *(t for t in made if fnmatchcase(t, selector)))
     origins = (o for n in graph.nodes for o in n.origin)
-    close = difflib.get_close_matches(selector, {"all_nodes", "output_nodes", *graph.node, *made, *origins}, n=1)
-    fix = "use the name of a node or tensor of the decomposed model, or of a node of yours that is still part of it"
-    raise ConfigError(
-        f"no node or tensor is called {selector!r}", where="quan_config",
-        fix=f"did you mean {close[0]!r}?" if close else fix,
-    )  # fmt: skip
+    fix = nearest(
+        selector,
+        ("all_nodes", "output_nodes", *graph.node, *made, *origins),
+        "use the name of a node or tensor of the decomposed model, or of a node of yours that is still part of it",
+        count=1,
+    )
+    raise ConfigError(f"no node or tensor is called {selector!r}", where="quan_config", fix=fix)
 
 
 def _outputs(nodes: Iterable[Node]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ A selector is `all_nodes`, `output_nodes`, a glob pattern, or the name of a node
 with one number per channel, or {"all": value}. What a model and platform make of it is decided in `overrides`.
 """
 
-import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from knerex_jax.errors import ConfigError
+from knerex_jax.suggest import nearest
 
 QuanConfig = dict[str, dict[str, Any]]
 """Selector -> key -> bits (`bitwidth`), or a list of one number, or of one per channel."""
@@ -82,11 +82,8 @@ def _entry(selector: str, entry: Any) -> dict[str, Any]:
         raise _malformed(where, entry, f"a dictionary of {', '.join(KEYS)}")
     for key in entry:
         if key not in KEYS:
-            close = difflib.get_close_matches(str(key), KEYS, n=1)
-            raise ConfigError(
-                f"unknown key {key!r}", where=where,
-                fix=f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(KEYS)}",
-            )  # fmt: skip
+            fix = nearest(key, KEYS, f"the keys are {', '.join(KEYS)}")
+            raise ConfigError(f"unknown key {key!r}", where=where, fix=fix)
     return {key: _value(f"{where}[{key!r}]", key, value) for key, value in entry.items()}
 
 

@@ -14,7 +14,9 @@ from knerex_jax.cli import knerex, main
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = []
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         inner = commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
         found += inner
     return found

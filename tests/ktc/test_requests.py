@@ -175,15 +175,18 @@ def test_encryption(tmp_path, quantized):
             ktc.encrypt_compile([km], tmp_path, **arguments)
 
 
-def test_inference(quantized):
+def test_inference(quantized, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "DATA", tmp_path)
     _, bie = quantized
     sample = {"pre_results": [IMAGES[:1]], "input_names": ["input"]}
     with pytest.warns(ktc.AppliedOtherwise, match="platform: requested 730, applied 720"):
         ktc.kneron_inference(**sample, bie_file=bie, platform=730)
     with pytest.warns(FutureWarning, match="radix is an argument of earlier releases: it is ignored"):
         ktc.kneron_inference(**sample, bie_file=bie, radix=8)
-    with pytest.warns(ktc.AppliedOtherwise, match="dump: requested True"):
-        ktc.kneron_inference(**sample, bie_file=bie, dump=True)
+    with pytest.warns(ktc.AppliedOtherwise, match="dump: requested True, applied .*dump.zip"):
+        (out,) = ktc.kneron_inference(**sample, bie_file=bie, dump=True)
+    dumped = kx.load_dump(next((tmp_path / "kneron_flow").glob("*.dump.zip")))
+    np.testing.assert_array_equal(dumped.read("logits"), out[0])
     (first,) = ktc.kneron_inference(**sample, onnx_file=MODEL, bie_file=bie)
     np.testing.assert_array_equal(first, kx.kneron_inference([IMAGES[:1]], ["input"], onnx_file=MODEL)[0])
     for arguments, said in (

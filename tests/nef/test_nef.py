@@ -28,7 +28,7 @@ from knerex_jax.nef.segments import NefModel
 from knerex_jax.nef.tools import combine_nef, extract_nef, nef_info, nef_value, opening_key
 from knerex_jax.npu_model import NpuModel, compile_bie
 from knerex_jax.runtime import FixedModel
-from knerex_jax.verify import verify
+from knerex_jax.verdict import verify
 
 KEY = bytes(range(32))
 
