@@ -6,6 +6,7 @@ from .check import CheckReport as CheckReport
 from .check import check_model as check_model
 from .compat import convert_channel_last_to_first as convert_channel_last_to_first
 from .compat import get_radix as get_radix
+from .compilations import keep_compilations as keep_compilations
 from .config_file import load_config as load_config
 from .deliver import ModelEntry as ModelEntry
 from .deliver import compile as compile

@@ -20,6 +20,7 @@ from knerex_jax.artifacts.bie import Bie
 from knerex_jax.artifacts.report import versions
 from knerex_jax.emulator.methods import Method, choose
 from knerex_jax.emulator.stream import compiler_options
+from knerex_jax.files import cache_dir
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.flow import decompose_onnx
 from knerex_jax.match import bit_true_match
@@ -28,7 +29,6 @@ from knerex_jax.performance.nominal import nominal_plan
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.runtime import FixedModel
-from knerex_jax.zoo.fetch import cache_dir
 
 WIDTHS: Mapping[str, Mapping[str, str]] = {
     "int8": {},
@@ -104,7 +104,10 @@ class Diagnosis:
             if ratio > _SLOW
         ]
         if self.folders["compilations"] is None:
-            said.append("set JAX_COMPILATION_CACHE_DIR to a folder: later runs of a model then compile nothing")
+            said.append(
+                "compiled programs are not kept, so every run compiles: JAX_ENABLE_COMPILATION_CACHE is false, or the "
+                "cache folder cannot be written"
+            )
         if self.backend == "cpu" and self.extras["cuda"]:
             said.append("the CUDA plugin is installed, but JAX sees no GPU: look at the driver (nvidia-smi)")
         return tuple(said)

@@ -27,6 +27,12 @@ _FORGOTTEN_S = 86400
 """Age, in seconds, from which scratch of other machines is taken for left behind."""
 
 
+def cache_dir() -> Path:
+    """What is fetched or kept between runs: the environment variable KNEREX_CACHE, or ~/.cache/knerex_jax."""
+    chosen = os.environ.get("KNEREX_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "knerex_jax"
+
+
 @contextlib.contextmanager
 def output_folder(path: str | Path) -> Iterator[Path]:
     """The folder of a run: made if needed, proven writable, cleared of what killed runs left, and ours until the end.

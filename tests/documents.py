@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jax
 import numpy as np
 import yaml
 from markdown_it import MarkdownIt
@@ -32,6 +31,7 @@ from markdown_it.token import Token
 
 from knerex_jax import embedded
 from knerex_jax.cli import main
+from knerex_jax.compilations import keep_compilations
 
 ROOT = Path(__file__).parents[1]
 ANYTHING = "what a block that does not run would print"
@@ -187,30 +187,13 @@ def quantized(folder: Path) -> Path:
     return folder / "kneron_flow"
 
 
-@contextlib.contextmanager
-def compilation_cache(folder: Path) -> Iterator[None]:
-    """Every page compiles the same small model: once is enough."""
-    settings = {
-        "jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }  # fmt: skip
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-
-
 def renew(paths: Sequence[Path]) -> None:
     """Writes what pages print into them."""
+    keep_compilations()
     with contextlib.ExitStack() as stack:
-        place = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2 + len(paths))]
-        stack.enter_context(compilation_cache(place[0]))
-        finished = quantized(place[1])
-        for path, folder in zip(paths, place[2:], strict=True):
+        place = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(1 + len(paths))]
+        finished = quantized(place[0])
+        for path, folder in zip(paths, place[1:], strict=True):
             page = Page(path)
             with workplace(folder, finished):
                 page.run()

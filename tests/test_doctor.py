@@ -47,4 +47,4 @@ def test_slow_products_are_pointed_out(found):
     console = Console(record=True, width=200, file=None)
     with console.capture() as said:
         command._print(console, replace(found, folders={"cache": "c", "compilations": None}))
-    assert "JAX_COMPILATION_CACHE_DIR" in said.get()
+    assert "JAX_ENABLE_COMPILATION_CACHE" in said.get()

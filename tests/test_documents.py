@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from documents import NOT_RUN, ROOT, Page, compilation_cache, pages, quantized, workplace
+from documents import NOT_RUN, ROOT, Page, pages, quantized, workplace
 
 import knerex_jax
 
@@ -18,8 +18,7 @@ RUN_ELSEWHERE = {"docs/custom_operators.md"}
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    with compilation_cache(tmp_path_factory.mktemp("compiled")):
-        yield quantized(tmp_path_factory.mktemp("finished"))
+    return quantized(tmp_path_factory.mktemp("finished"))
 
 
 def run_pages() -> list[Path]:

@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from knerex_jax.cli.lazy import LazyGroup
+from knerex_jax.compilations import keep_compilations
 from knerex_jax.errors import KnerexError
 
 _EXIT_CODES = """\b
@@ -49,6 +50,7 @@ def knerex() -> None:
 
 def main(arguments: list[str] | None = None, command: click.Command = knerex) -> NoReturn:
     """Runs a command line; a user's fault is one screen of text and exit code 1, never a traceback."""
+    keep_compilations()
     try:
         code = command(args=arguments, standalone_mode=False) or 0  # what a command gave context.exit, else nothing
     except click.exceptions.Exit as e:

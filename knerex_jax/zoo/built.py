@@ -8,7 +8,8 @@ from pathlib import Path
 
 import onnx
 
-from knerex_jax.zoo.fetch import Pin, cache_dir, scratch_folder
+from knerex_jax.files import cache_dir
+from knerex_jax.zoo.fetch import Pin, scratch_folder
 
 _SOURCES = ("pth.py", "onnxnet.py", "topologies.py")
 

