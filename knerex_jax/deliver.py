@@ -13,7 +13,7 @@ from knerex_jax.compiler.build import Compiled
 from knerex_jax.data.sources import Source
 from knerex_jax.errors import CompileError, UnsupportedOpError
 from knerex_jax.export.integer import integer_onnx
-from knerex_jax.export.qdq import qdq_onnx, with_deviation
+from knerex_jax.export.qdq import qdq_onnx, session_options, with_deviation
 from knerex_jax.flow import Ops
 from knerex_jax.match import Match, bit_true_match
 from knerex_jax.nef.container import Nef, combined, save_nef
@@ -109,6 +109,10 @@ def export_or_note(
         model = qdq_onnx(planned, ops)
         deviation = with_deviation(model, planned, {t: a[:QDQ_SAMPLES] for t, a in samples.items()}, codes)
         models["qdq_onnx"] = model
+        if needed := session_options(model):
+            applied = ", ".join(f"{name}={value}" for name, value in needed.items())
+            why = "with its defaults ONNX Runtime rewrites int8 codes, and then gets this model wrong"
+            notes.append(Note("qdq.onnx", "a QDQ model for any session", f"one for sessions with {applied}", why))
     except UnsupportedOpError as e:
         notes.append(Note(e.where, "QDQ model", "none", e.what))
     return Exports(models, deviation, tuple(notes))

@@ -12,13 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
-from onnxruntime.capi.onnxruntime_pybind11_state import (
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    NotImplemented,
-    RuntimeException,
-)
 
 from knerex_jax.emulator.run import dequantize
 from knerex_jax.errors import UnsupportedOpError
@@ -28,14 +21,20 @@ from knerex_jax.graph.write import to_proto
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import unbind
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.ort_session import KEEPS_INT8, REFUSALS, open_session
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.quantize.scaled import scale_model
 from knerex_jax.refine.grid import on_grid
 
-_REFUSALS = (Fail, InvalidArgument, InvalidGraph, NotImplemented, RuntimeException)
+OPTIONS_KEY = "knerex.session_options"
+"""Metadata: options that a session of ONNX Runtime needs to run the model, as JSON; absent where it needs none."""
 
 DEVIATION_KEY = "knerex.qdq_deviation"
 """Metadata: per output the largest deviation from the fixed-point model in codes and units, and on how many samples."""
+
+
+_ALIKE = 8.0
+"""Codes by which two sessions differ that differ in rounding alone."""
 
 
 def qdq_onnx(planned: Planned, registry: Mapping[str, OpDef] = REGISTRY) -> onnx.ModelProto:
@@ -89,21 +88,35 @@ def with_deviation(
     Raises:
       UnsupportedOpError: ONNX Runtime has no kernel for an operator.
     """
-    try:
-        found = _measured(model, planned, inputs, codes)
-    except _REFUSALS as e:
-        what = f"ONNX Runtime does not run it: {str(e).splitlines()[0][:200]}"
-        raise UnsupportedOpError(what, where="qdq.onnx", fix="use operators that ONNX Runtime has") from e
-    helper.set_model_props(model, {DEVIATION_KEY: msgspec.json.encode(found).decode()})
-    return found
+    held, found, refusal = model.SerializeToString(), {}, None
+    for keep_int8 in (False, True):
+        try:
+            found[keep_int8] = _measured(open_session(held, keep_int8=keep_int8), planned, inputs, codes)
+        except REFUSALS as e:
+            refusal = e
+    if not found:
+        what = f"ONNX Runtime does not run it: {str(refusal).splitlines()[0][:200]}"
+        raise UnsupportedOpError(what, where="qdq.onnx", fix="use operators that ONNX Runtime has") from refusal
+    needed = True in found and (False not in found or _worst(found[False]) > _worst(found[True]) + _ALIKE)
+    props = {OPTIONS_KEY: msgspec.json.encode({KEEPS_INT8: "1"}).decode()} if needed else {}
+    chosen = found[needed]
+    helper.set_model_props(model, {DEVIATION_KEY: msgspec.json.encode(chosen).decode(), **props})
+    return chosen
+
+
+def _worst(deviation: Mapping[str, Mapping[str, float]]) -> float:
+    return max((row["codes"] for row in deviation.values()), default=0.0)
+
+
+def session_options(model: onnx.ModelProto) -> dict[str, str]:
+    """Options that a session of ONNX Runtime needs to run a model of `qdq_onnx`, after `with_deviation`."""
+    held = (p.value for p in model.metadata_props if p.key == OPTIONS_KEY)
+    return msgspec.json.decode(next(held, "{}"))
 
 
 def _measured(
-    model: onnx.ModelProto, planned: Planned, inputs: Mapping[str, np.ndarray], codes: Mapping[str, np.ndarray]
+    session: ort.InferenceSession, planned: Planned, inputs: Mapping[str, np.ndarray], codes: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options)
     names, count = [o.name for o in session.get_outputs()], len(next(iter(inputs.values())))
     found: dict[str, dict[str, float]] = {}
     for k in range(count):

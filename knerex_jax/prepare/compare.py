@@ -7,15 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnxruntime.capi.onnxruntime_pybind11_state import (
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    InvalidProtobuf,
-    NoSuchFile,
-    NotImplemented,
-    RuntimeException,
-)
 
 from knerex_jax.data.samples import sample_dtype
 from knerex_jax.data.shapes import Shape, shapes_from_data
@@ -24,6 +15,7 @@ from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
 from knerex_jax.graph.read import declared_shapes
 from knerex_jax.metrics import snr_db
+from knerex_jax.ort_session import REFUSALS, open_session
 from knerex_jax.prepare.protos import OnnxModel, proto_of, static_inputs
 
 TOLERANCE = 1e-4
@@ -34,18 +26,6 @@ RANDOM_SAMPLES = 3
 
 FIRST = "the first model"
 """What errors call a first model that has no path."""
-
-_REFUSALS = (
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    InvalidProtobuf,
-    NoSuchFile,
-    NotImplemented,
-    RuntimeException,
-    RuntimeError,
-)
-"""What ONNX Runtime raises of models that it cannot run."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +124,11 @@ class _Runner:
     @classmethod
     def of(cls, model: OnnxModel, place: str) -> "_Runner":
         """A session; `place` names a model without a path."""
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # what it has to say comes with the exception
         loaded = isinstance(model, onnx.ModelProto)
         held, name = (model.SerializeToString(), place) if loaded else (str(model), str(model))
         try:
-            return cls(name, ort.InferenceSession(held, options, providers=["CPUExecutionProvider"]))
-        except _REFUSALS as e:
+            return cls(name, open_session(held))
+        except REFUSALS as e:
             raise _refused(e, name) from e
 
     @property
@@ -165,7 +143,7 @@ class _Runner:
         }
         try:
             return dict(zip(self.outputs, map(np.asarray, self.session.run(None, feed)), strict=True))
-        except _REFUSALS as e:
+        except REFUSALS as e:
             raise _refused(e, self.name) from e
 
 

@@ -3,14 +3,17 @@
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from helpers import samples
 from npu_nets import backbone
 from onnx_sessions import run_codes
-from planning import plan
+from onnx_text import model_of
+from planning import fixed_model, plan
 
 from knerex_jax.artifacts.bie import Bie
-from knerex_jax.export.qdq import DEVIATION_KEY, qdq_onnx, with_deviation
+from knerex_jax.export.qdq import DEVIATION_KEY, qdq_onnx, session_options, with_deviation
+from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.runtime import FixedModel
 
 
@@ -49,3 +52,29 @@ def test_it_is_close_to_the_emulator_and_says_how_close(net, platform, width):
         step = row["units"] / row["codes"] if row["codes"] else 1.0
         assert largest["ORT_DISABLE_ALL"][t] <= 6 * step * (1 + 1e-6), "a few steps of rounding, not another model"
         assert np.abs(fixed.dequantize(t, codes[t])).max() > 8 * row["units"]
+
+
+POOL = """(float[1,3,8,8] x) => (float[1,4,4,4] y) <float[4,3,3,3] w, float[4,4,1,1] v> {
+    a = Conv<pads=[1,1,1,1]>(x, w) b = Relu(a) c = MaxPool<kernel_shape=[2,2],strides=[2,2]>(b) y = Conv(c, v)
+}"""
+
+
+def test_it_names_the_option_without_which_onnx_runtime_gets_it_wrong():
+    model = decompose_model(model_of(POOL))
+    data = samples(model, 3)
+    planned = plan(model, data, "520")
+    fixed = fixed_model(planned)
+    codes = fixed.run(data, "fixed")
+    made = qdq_onnx(planned)
+    found = with_deviation(made, planned, data, codes)
+
+    def worst(options: dict[str, str]) -> float:
+        settings = ort.SessionOptions()
+        for name, value in options.items():
+            settings.add_session_config_entry(name, value)
+        session = ort.InferenceSession(made.SerializeToString(), settings)
+        real = fixed.dequantize("y", codes["y"])
+        return max(float(np.abs(session.run(None, {"x": data["x"][k : k + 1]})[0] - real[k]).max()) for k in range(3))
+
+    assert worst(session_options(made)) == pytest.approx(found["y"]["units"]) and found["y"]["codes"] <= 8
+    assert bool(session_options(made)) == (worst({}) > 8 * planned.constants["tensor:y"]["inverse"][0])
