@@ -62,7 +62,7 @@ def understood(table: Mapping[str, Any], folder: Path, *, where: str) -> dict[st
     options = dict(table)
     for name in _PATHS:
         if isinstance(value := options.get(name), str) and not _is_no_path(name, value):
-            options[name] = _from_here(folder, value)
+            options[name] = from_here(folder, value)
     if "preprocess" in options:
         options["preprocess"] = _preprocess(options["preprocess"], where)
     return options
@@ -121,7 +121,7 @@ def _lost_line(name: str, value: Any) -> str:
 def _plain(name: str, value: Any, folder: Path) -> Any:
     """A value as TOML has it; None where it has none."""
     if name in _PATHS and isinstance(value, str | Path):
-        return str(value) if _is_no_path(name, str(value)) else _from_there(folder, value)
+        return str(value) if _is_no_path(name, str(value)) else from_there(folder, value)
     if name == "np_txt":
         return None
     if isinstance(value, Preprocess):
@@ -142,13 +142,13 @@ def _is_no_path(name: str, value: str) -> bool:
     return value.lstrip().startswith("{") if name == "quan_config" else is_function_name(value)
 
 
-def _from_here(folder: Path, value: str) -> str:
+def from_here(folder: Path, value: str) -> str:
     """A path in a file of that folder, as the current folder sees it; what was absolute stays so."""
     inside = Path(value).expanduser()
     return str(inside) if inside.is_absolute() else os.path.relpath(folder / inside)
 
 
-def _from_there(folder: Path, value: str | Path) -> str:
+def from_there(folder: Path, value: str | Path) -> str:
     """A path of the current folder, as that folder sees it; what was absolute stays so."""
     here = Path(value).expanduser()
     return str(here) if here.is_absolute() else Path(os.path.relpath(here, folder)).as_posix()

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from knerex_jax.cli.options import config_options, given_options
+from knerex_jax.cli.repeat import repeatable
 from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.nef.tools import opening_key
 from knerex_jax.performance.subject import COST_OPTIONS
@@ -19,6 +20,7 @@ from knerex_jax.targets import TARGETS
 @click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
 @click.option("-o", "--output-dir", type=click.Path(), help="Folder for ip_evaluation_<platform>.json and .txt.")
 @click.option("--write-ip-config", type=click.Path(), help="Folder for ip_config_<platform>.json, to edit.")
+@repeatable("output_dir")
 @with_screen
 @click.pass_context
 def evaluate(

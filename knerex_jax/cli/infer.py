@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 
 from knerex_jax.cli.options import parse_shape
+from knerex_jax.cli.repeat import repeatable
 from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.nef.tools import opening_key
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an ONNX's dynamic input.")
 @click.option("--model-id", type=int, help="Which model of a nef.")
 @click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
+@repeatable("p_output")
 @with_screen
 def infer(
     screen: Screen, model: str, data: str, preprocess: str | None, layout: str | None,
