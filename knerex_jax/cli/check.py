@@ -2,7 +2,7 @@
 
 import click
 
-from knerex_jax.cli.options import parse_shape
+from knerex_jax.cli.options import INPUT_SHAPE, parse_shape
 from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.targets import TARGETS
 
@@ -10,7 +10,7 @@ from knerex_jax.targets import TARGETS
 @click.command()
 @click.argument("model", type=click.Path())
 @click.option("--platform", type=click.Choice(list(TARGETS)), default="720", show_default=True, help="Chip.")
-@click.option("--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an input.")
+@INPUT_SHAPE
 @with_screen
 @click.pass_context
 def check(context: click.Context, model: str, platform: str, input_shape: tuple[str, ...], screen: Screen) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from knerex_jax.cli.options import parse_shape
+from knerex_jax.cli.options import INPUT_SHAPE, parse_shape
 from knerex_jax.cli.screen import Screen, with_screen
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--samples", type=click.IntRange(min=1), help="How many.  [default: all data, or 3 random ones]")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=1e-4, show_default=True,
               help="Largest difference, relative to the output's largest value.")  # fmt: skip
-@click.option("--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an input.")
+@INPUT_SHAPE
 @with_screen
 @click.pass_context
 def compare(

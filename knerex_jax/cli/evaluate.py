@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from knerex_jax.cli.options import config_options, given_options
+from knerex_jax.cli.options import KEY_FILE, MODEL_ID, config_options, given_options
 from knerex_jax.cli.repeat import repeatable
 from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.nef.tools import opening_key
@@ -16,8 +16,8 @@ from knerex_jax.targets import TARGETS
 @click.argument("model", type=click.Path())
 @click.option("--platform", "platforms", multiple=True, help="Chip; more than once, or all. [default: 720]")
 @config_options(COST_OPTIONS)
-@click.option("--model-id", type=int, help="Which model of a nef.")
-@click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
+@MODEL_ID
+@KEY_FILE
 @click.option("-o", "--output-dir", type=click.Path(), help="Folder for ip_evaluation_<platform>.json and .txt.")
 @click.option("--write-ip-config", type=click.Path(), help="Folder for ip_config_<platform>.json, to edit.")
 @repeatable("output_dir")

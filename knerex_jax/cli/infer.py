@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 from rich.console import Console
 
-from knerex_jax.cli.options import parse_shape
+from knerex_jax.cli.options import INPUT_SHAPE, KEY_FILE, MODEL_ID, parse_shape
 from knerex_jax.cli.repeat import repeatable
 from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.nef.tools import opening_key
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @click.option("--dump-samples", type=click.IntRange(1), default=1, show_default=True, help="Samples in the dump.")
 @click.option("-o", "--p-output", default="kneron_infer", show_default=True, type=click.Path(), help="Folder.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Samples at once.")
-@click.option("--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of an ONNX's dynamic input.")
-@click.option("--model-id", type=int, help="Which model of a nef.")
-@click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
+@INPUT_SHAPE
+@MODEL_ID
+@KEY_FILE
 @repeatable("p_output")
 @with_screen
 def infer(

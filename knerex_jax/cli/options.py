@@ -9,6 +9,13 @@ import click
 from knerex_jax.data.shapes import parse_shape as parse_shape
 from knerex_jax.quantize.config import PTQConfig
 
+INPUT_SHAPE = click.option(
+    "--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of a dynamic input; more than once."
+)
+MODEL_ID = click.option("--model-id", type=int, help="Which model of a nef.")
+KEY_FILE = click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
+"""Options of several commands."""
+
 _FLOATS = ("weight_bandwidth", "dma_bandwidth", "percentage_16b", "output_headroom", "max_ms", "max_mb")
 """Options of numbers without a default."""
 

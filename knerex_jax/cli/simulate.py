@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from knerex_jax.cli.options import parse_shape
+from knerex_jax.cli.options import INPUT_SHAPE, KEY_FILE, MODEL_ID, parse_shape
 from knerex_jax.cli.repeat import repeatable
 from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.nef.tools import opening_key
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 @click.option("--draw/--no-draw", default=True, show_default=True, help="Write drawn pictures.")
 @click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the model's input, for a preset.")
 @click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Pictures at once.")
-@click.option("--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of the ONNX's dynamic input.")
-@click.option("--model-id", type=int, help="Which model of a nef.")
-@click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
+@INPUT_SHAPE
+@MODEL_ID
+@KEY_FILE
 @repeatable("p_output")
 @with_screen
 def simulate(

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import click
 from rich.console import Console
 
+from knerex_jax.cli.options import KEY_FILE
 from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.nef.tools import opening_key
 
@@ -15,7 +16,7 @@ from knerex_jax.nef.tools import opening_key
     "--batch-size", type=click.IntRange(1), default=1, show_default=True,
     help="Copies that the emulator runs at once (bie).",
 )  # fmt: skip
-@click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
+@KEY_FILE
 @with_screen
 @click.pass_context
 def verify(context: click.Context, path: str, batch_size: int, key_file: str | None, screen: Screen) -> None:
