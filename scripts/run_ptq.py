@@ -2,6 +2,6 @@
 
 import sys
 
-from knerex_command import main
+from knerex_jax.command import main
 
 main(["ptq", *sys.argv[1:]])

@@ -17,11 +17,11 @@ from knerex_jax.calibrate.npz import read_npz
 from knerex_jax.data.files import NpyRows
 
 ROOT = Path(kx.__file__).parents[1]
-PATH = os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))
+PATH = str(ROOT)
 SLOW = """
 import functools, sys, time
 print("up", flush=True)
-from knerex_command import main
+from knerex_jax.command import main
 if {slow}:
     from knerex_jax import artifacts, flow
     from knerex_jax.artifacts import stages
