@@ -51,6 +51,7 @@ from .prepare.optimize import Optimized as Optimized
 from .prepare.optimize import optimize_onnx as optimize_onnx
 from .quantize.config import PTQConfig as PTQConfig
 from .quantize.plan import QuantPlan as QuantPlan
+from .runner import load_samples as load_samples
 from .runtime import FixedModel as FixedModel
 from .runtime import FloatModel as FloatModel
 from .scores import add_scores as add_scores

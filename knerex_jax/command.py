@@ -1,4 +1,4 @@
-"""Entry of the `knerex` command: it imports nothing heavy, so that Ctrl-C is one line even while the rest is imported."""
+"""Entry of the `knerex` command; it imports nothing heavy: Ctrl-C is one line even while the rest is imported."""
 
 import os
 import signal

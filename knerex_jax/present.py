@@ -15,6 +15,9 @@ from knerex_jax.performance.text import rate, rendered
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.verdict import Verdict
 
+_SOME = 5
+"""Names on one line."""
+
 
 def _span(values: np.ndarray) -> str:
     low, high = values.min(), values.max()
@@ -52,7 +55,7 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
     for text in report["calibration_notes"]:
         console.print(f"note: calibration: {text}", markup=False)
     for note in result.plan.notes:
-        console.print(f"note: {note.where}: requested {note.requested}, applied {note.applied} ({note.why})")
+        console.print(f"note: {note}")
     for hint in report["hints"]:
         console.print(f"hint: {hint}")
     for name, snr in result.snr_db.items():
@@ -106,7 +109,9 @@ def _print_built(console: Console, report: Mapping[str, Any]) -> None:
 def _print_cpu(console: Console, report: Mapping[str, Any]) -> None:
     """What does not run on the NPU."""
     if count := len(report["cpu_nodes"]):
-        console.print(f"{count} node{'s' * (count > 1)} on the CPU instead of the NPU", highlight=False)
+        names = ", ".join(report["cpu_nodes"][:_SOME]) + (", ..." if count > _SOME else "")
+        what = f"{count} node{'s' * (count > 1)} on the CPU instead of the NPU: {names} (knerex check says why)"
+        console.print(what, highlight=False, markup=False)
     if report["islands"]:
         kinds = Counter(island["op"] for island in report["islands"])
         named = ", ".join(f"{count} {op}" for op, count in kinds.most_common())
@@ -137,4 +142,4 @@ def print_trial(console: Console, planned: Planned, before: Mapping[str, float],
         table.add_row(name, f"{value:.1f}", f"{after[name]:.1f}")
     console.print(table)
     for note in planned.plan.notes:
-        console.print(f"note: {note.where}: requested {note.requested}, applied {note.applied} ({note.why})")
+        console.print(f"note: {note}")

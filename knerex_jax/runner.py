@@ -1,5 +1,6 @@
 """Models of every kind under one face: a float ONNX, a fixed-point bie, a compiled nef."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from knerex_jax.artifacts.bie import MAGIC as BIE_MAGIC
-from knerex_jax.data.sources import Source, stack_inputs
+from knerex_jax.data.sources import Source, open_source, stack_inputs
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
 from knerex_jax.nef.container import MAGIC as NEF_MAGIC
@@ -172,3 +173,37 @@ def open_runner(
     if start.startswith(NEF_MAGIC) or path.suffix == ".nef":
         return Runner(NpuModel.load(path, model_id=model_id, key=key), path.stem)
     return Runner(FloatModel.load(path, input_shapes=input_shapes, ops=ops), path.stem)
+
+
+def load_samples(
+    data: Any,
+    model: AnyModel | str | Path,
+    *,
+    count: int | None = None,
+    preprocess: Any = None,
+    layout: str | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Data in any form that calibration takes, as the arrays that `run` takes: a folder of images, for example.
+
+    Args:
+      data: see `run_ptq`, np_txt.
+      model: whose inputs they are for; or the path of an ONNX, a bie or a nef.
+      count: the first so many; None for all.
+      preprocess: for images: a preset, or a `Preprocess`.
+      layout: "NCHW" or "NHWC", of arrays where it is ambiguous.
+      input_shapes: of an ONNX with dynamic inputs.
+
+    Returns:
+      Input -> [N, ...] in place of the model's batch axis.
+
+    Raises:
+      ModelError: model or data cannot be read, or do not fit each other.
+      ConfigError: images without preprocessing.
+    """
+    inputs = open_runner(model, input_shapes=input_shapes).inputs
+    source = open_source(data, inputs, preprocess=preprocess, layout=layout)
+    samples = [job() for job in itertools.islice(source.jobs(), count)]
+    if not samples:
+        raise ModelError("there are no samples", where="load_samples", fix="give one at least")
+    return {name: np.stack([sample[name] for sample in samples]) for name in inputs}

@@ -20,6 +20,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,8 @@ class Page:
                 self.shown.append(Shown(line, line + len(block.content.splitlines()), block.content, printed))
             elif kind in ("yaml", "json"):
                 yaml.safe_load(block.content)
+            elif kind == "toml":
+                tomllib.loads(block.content)
             else:
                 raise AssertionError(f"{self.path}:{line}: what is a block of {kind!r}?")
 

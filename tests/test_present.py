@@ -28,7 +28,9 @@ def test_it_names_what_runs_on_the_host_and_counts_the_cpu(tmp_path):
     text = io.StringIO()
     print_result(Console(file=text, width=200), result, {})
     lines = text.getvalue().splitlines()
-    assert "4 nodes on the CPU instead of the NPU" in lines
+    (said,) = [line for line in lines if "on the CPU instead" in line]
+    assert said.startswith("4 nodes on the CPU instead of the NPU: ") and said.endswith("(knerex check says why)")
+    assert set(said.split(": ")[1].split(" (")[0].split(", ")) == set(result.report["cpu_nodes"])
     assert "runs on the host in float: 2 CumSum, 1 TopK" in lines
     assert result.report["cpu_nodes"] == ["sum", "erf", "more", "top"]
     assert [i["op"] for i in result.report["islands"]] == ["CumSum", "CumSum", "TopK"]

@@ -7,10 +7,9 @@ from math import prod
 _FEW_SAMPLES = 100
 _POSITIONS = 1000
 _CHANNELS = 256
-_WORDS = re.compile(
-    r"yolo|b?box|score|conf(idence)?(?![a-z])|anchor|objectness|detect|(?<![a-z])(obj|reg|loc|cls|hm)(?![a-z])|heatmap|landmark",
-    re.IGNORECASE,
-)
+_SURE = re.compile(r"yolo|b?box|anchor|objectness|detect|heatmap|landmark", re.IGNORECASE)
+_LIKELY = re.compile(r"score|conf(idence)?(?![a-z])|(?<![a-z])(obj|reg|loc|cls|hm)(?![a-z])", re.IGNORECASE)
+"""Names of a detector's outputs; classifiers have some of them, too, but no positions."""
 
 
 def data_hints(samples: int, pct: float, outputs: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -27,7 +26,7 @@ def data_hints(samples: int, pct: float, outputs: Mapping[str, tuple[int, ...]])
     reason = detector_sign(outputs)
     if pct < 1 and reason:
         hints.append(
-            f"this looks like a detector ({reason}): its rare large values matter, so try data_analysis_pct=1.0"
+            f"this may be a detector ({reason}), whose rare large values matter: compare with data_analysis_pct=1.0"
             f" instead of {pct:g}"
         )
     return hints
@@ -39,8 +38,8 @@ def detector_sign(outputs: Mapping[str, tuple[int, ...]]) -> str | None:
         channels, positions = _extent(shape)
         if channels <= _CHANNELS and positions > _POSITIONS:
             return f"output '{name}' has {positions} positions"
-    for name in outputs:
-        if _WORDS.search(name):
+    for name, shape in outputs.items():
+        if _SURE.search(name) or (len(shape) > 2 and _LIKELY.search(name)):
             return f"output '{name}' is named like one"
     return f"{len(outputs)} outputs" if len(outputs) > 1 else None
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
-@click.option("--data", type=click.Path(), help="Inputs: .npz, or a folder of .npy.  [default: random]")
+@click.option("--data", type=click.Path(), help="Inputs: .npz, a folder of .npy or of images.  [default: random]")
+@click.option("--preprocess", help="Preset for images.")
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the data where it is ambiguous.")
 @click.option("--samples", type=click.IntRange(min=1), help="How many.  [default: all data, or 3 random ones]")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=1e-4, show_default=True,
               help="Largest difference, relative to the output's largest value.")  # fmt: skip
@@ -25,15 +27,18 @@ if TYPE_CHECKING:
 @with_screen
 @click.pass_context
 def compare(
-    context: click.Context, screen: Screen, first: str, second: str, data: str | None, samples: int | None,
-    tolerance: float, input_shape: tuple[str, ...],
+    context: click.Context, screen: Screen, first: str, second: str, data: str | None, preprocess: str | None,
+    layout: str | None, samples: int | None, tolerance: float, input_shape: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Runs the ONNX models FIRST and SECOND on ONNX Runtime on the same inputs; exit code 1 if they differ."""
     from knerex_jax.prepare.compare import compare_onnx
 
     shapes = dict(parse_shape(s) for s in input_shape)
     with screen.working("comparing"):
-        found = compare_onnx(first, second, data, samples=samples, tolerance=tolerance, input_shapes=shapes)
+        found = compare_onnx(
+            first, second, data, samples=samples, tolerance=tolerance, input_shapes=shapes, preprocess=preprocess,
+            layout=layout,
+        )  # fmt: skip
     screen.show(found.to_json, lambda console: _print_comparison(console, found))
     context.exit(0 if found.alike else 1)
 

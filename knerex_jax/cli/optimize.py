@@ -59,9 +59,7 @@ def _print_optimized(console: Console, made: "Optimized", target: Path) -> None:
     table.add_row("in total", str(sum(made.before.values())), str(sum(made.after.values())), style="bold")
     console.print(table)
     for note in made.notes:
-        console.print(
-            f"note: {note.where}: requested {note.requested}, applied {note.applied} ({note.why})", markup=False
-        )
+        console.print(f"note: {note}", markup=False)
     if made.comparison is not None:
         worst = max((o.relative for o in made.comparison.outputs), default=0.0)
         said = f"{made.comparison.samples} random inputs: at most {worst:.1e} of the largest value apart"

@@ -7,15 +7,20 @@ import click
 
 from knerex_jax.cli.options import config_options, given_options
 from knerex_jax.cli.screen import Screen, with_screen
+from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.config import PTQConfig, make_config
 
 
 @click.command()
-@click.option("--config", "config_file", type=click.Path(), help="TOML or YAML file of these options; they come first.")
+@click.argument("model", required=False, type=click.Path())
+@click.option(
+    "--config", "config_file", type=click.Path(),
+    help="TOML or YAML file of these options; what the command line says goes before it.",
+)  # fmt: skip
 @config_options([f.name for f in fields(PTQConfig)])
 @with_screen
-def ptq(screen: Screen, config_file: str | None, **options: Any) -> None:
-    """Quantizes a model; without --p-onnx, the digit CNN that ships with the package.
+def ptq(screen: Screen, model: str | None, config_file: str | None, **options: Any) -> None:
+    """Quantizes MODEL (or --p-onnx); without one, the digit CNN that ships with the package.
 
     The options of every run are written to run.toml in its output folder; knerex ptq --config FOLDER/run.toml repeats
     it.
@@ -25,6 +30,10 @@ def ptq(screen: Screen, config_file: str | None, **options: Any) -> None:
     from knerex_jax.demo import is_default, run_default
     from knerex_jax.present import print_result
 
+    if model is not None:
+        if options["p_onnx"] not in (None, model):
+            raise ConfigError(f"two models: {model} and {options['p_onnx']}", where="--p-onnx", fix="give one of them")
+        options["p_onnx"] = model
     given = {**({} if config_file is None else read_options(config_file)), **given_options(options)}
     with screen.bars() as progress:
         if is_default(given):

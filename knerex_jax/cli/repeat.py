@@ -27,7 +27,7 @@ def repeatable(folder: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @click.option(
             "--config", type=click.Path(), is_eager=True, expose_value=False, callback=_read,
-            help="TOML or YAML file of these options, as an earlier run leaves one; they come first.",
+            help="TOML or YAML file of these options, as a run leaves one; what the command line says goes before it.",
         )  # fmt: skip
         @functools.wraps(command)
         def run(*args: Any, **options: Any) -> Any:

@@ -1,5 +1,6 @@
 """Files that hold samples: `.npy` and `.npz` read row by row, folders listed in order."""
 
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -137,16 +138,29 @@ def subfolder(path: Path, name: str, *, only: bool) -> Path:
 def list_files(folder: Path) -> list[Path]:
     """The `.npy` files or images of a folder, images also below it, in the natural order of their names (2 before 10).
 
+    Hidden folders below it, and those that a command of ours has written, are left out.
+
     Raises:
       ModelError: there are none, or both kinds.
     """
     arrays = [f for f in folder.iterdir() if f.suffix.lower() == ".npy"]
-    images = [f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES]
+    images = [f for f in _below(folder) if f.suffix.lower() in IMAGE_SUFFIXES]
     if arrays and images:
         raise ModelError("the folder holds arrays and images", where=str(folder), fix="keep one kind of file in it")
     if not arrays and not images:
         raise ModelError("there are no samples", where=str(folder), fix="the folder needs .npy files or images")
     return sorted(arrays or images, key=lambda f: [(int(p), "") if p.isdigit() else (-1, p) for p in _parts(folder, f)])
+
+
+_OURS = ("run.toml", "infer.toml", "simulate.toml", "model_fx_report.json")
+"""Files by which a folder of results is known."""
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        folders[:] = [f for f in folders if not f.startswith(".") and not any((here / f / o).exists() for o in _OURS)]
+        yield from (here / name for name in names)
 
 
 def is_image_folder(files: Sequence[Path]) -> bool:

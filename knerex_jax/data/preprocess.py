@@ -1,5 +1,6 @@
 """Image files -> input arrays: decode, resize, reorder and normalise, by preset or by stated numbers."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from knerex_jax.errors import ConfigError, ModelError
+from knerex_jax.suggest import nearest
 
 Resize = Literal["stretch", "letterbox", "crop"]
 Order = Literal["RGB", "BGR"]
@@ -34,7 +36,7 @@ PRESETS = {
     "caffe": _Numbers(mean=(103.939, 116.779, 123.68), order="BGR"),
     "none": _Numbers(),
 }
-"""Named normalisations. Source: `reference/system.md`, section c."""
+"""Named normalisations. Source: the published preprocessing modes."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +212,7 @@ def _per_channel(name: str, values: tuple[float, ...], channels: int) -> np.ndar
     return np.broadcast_to(np.asarray(values, np.float64), (channels,))
 
 
-def _one_of(field: str, value: object, known: object) -> None:
-    assert hasattr(known, "__contains__") and hasattr(known, "__iter__")
-    if value not in known:  # pyright: ignore[reportOperatorIssue]
-        names = ", ".join(known)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        raise ConfigError(f"unknown {field} {value!r}", where=f"preprocess.{field}", fix=f"choose one of {names}")
+def _one_of(field: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        fix = f"{nearest(value, known, '')} choose one of {', '.join(known)}".lstrip()
+        raise ConfigError(f"unknown {field} {value!r}", where=f"preprocess.{field}", fix=fix)

@@ -24,8 +24,8 @@ Sample = dict[str, np.ndarray]
 Job = Callable[[], Sample]
 
 _FORMS = (
-    "a dict of lists of arrays, an .npz, a folder of .npy files or images, an iterator of dicts, "
-    "or a function that returns one (also by name: module:function)"
+    "an .npz, a folder of .npy files or images, or a function by name (module:function); in Python also a dict of "
+    "lists of arrays, an iterator of dicts, or a function"
 )
 
 
@@ -144,7 +144,9 @@ def _from_path(path: Path, fits: Mapping[str, InputFit], preprocess: Any) -> Sou
     if path.is_dir():
         return _from_folder(path, fits, preprocess)
     if not path.exists():
-        raise ModelError("no such file or folder", where=str(path), fix=f"calibration data is {_FORMS}")
+        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        fix = nearest(path.name, beside, f"calibration data is {_FORMS}", count=1)
+        raise ModelError("no such file or folder", where=str(path), fix=fix)
     if path.suffix == ".npz":
         rows = {name: NpyRows(path, name) for name in npz_members(path)}
     elif path.suffix == ".npy":

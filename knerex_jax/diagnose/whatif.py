@@ -147,14 +147,19 @@ class WhatIf:
         """How many emulators were made so far; all trials of one share its compiled functions."""
         return sum(len(held) for held in self._emulators.values())
 
-    def read(self, data: Any) -> dict[str, np.ndarray]:
+    def read(self, data: Any, *, preprocess: Any = None, layout: str | None = None) -> dict[str, np.ndarray]:
         """Evaluation data in any form that `open_source` takes, as name -> [N, ...].
+
+        Args:
+          data: a path, arrays, or an iterator.
+          preprocess: for images, as for calibration.
+          layout: of arrays where it is ambiguous.
 
         Raises:
           ModelError: it does not fit the model.
         """
         types = {t: self.model.graph.types[t] for t in self.model.graph.inputs}
-        samples = [job() for job in open_source(data, types).jobs()]
+        samples = [job() for job in open_source(data, types, preprocess=preprocess, layout=layout).jobs()]
         return {t: np.stack([sample[t] for sample in samples]) for t in types}
 
     @cached_property

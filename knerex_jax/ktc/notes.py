@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from knerex_jax.errors import ConfigError
@@ -30,8 +31,7 @@ def tell(notes: Iterable[Note]) -> None:
     """Warns of each note, once per call."""
     for n in notes:
         where = next((published for published, ours in OURS.items() if ours == n.where), n.where)
-        text = f"{where}: requested {n.requested}, applied {n.applied} ({n.why})"
-        warnings.warn(text, AppliedOtherwise, stacklevel=4)
+        warnings.warn(str(replace(n, where=where)), AppliedOtherwise, stacklevel=4)
 
 
 def tell_one(where: str, requested: Any, applied: Any, why: str) -> None:

@@ -50,7 +50,7 @@ def _help(node: NodeCost, machine: Machine, platform: str) -> str:
         case "multiplications":
             return _of_multiplications(node, machine)
         case "elements":
-            return "elementwise work: let an activation or addition follow a convolution directly, or use Relu"
+            return "elementwise work: right behind a convolution or addition, Relu and its like are part of that"
         case "auxiliary unit":
             return "pooling or data movement: a smaller window, a stride in the convolution instead, fewer Transposes"
         case "reading" | "writing":

@@ -1,5 +1,6 @@
 """Two ONNX models, run on ONNX Runtime on the same inputs."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -82,6 +83,8 @@ def compare_onnx(
     samples: int | None = None,
     tolerance: float = TOLERANCE,
     input_shapes: Mapping[str, Shape] | None = None,
+    preprocess: Any = None,
+    layout: str | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Runs two models on ONNX Runtime and compares their outputs, by name, or by place where all names differ.
@@ -89,10 +92,12 @@ def compare_onnx(
     Args:
       first: the reference.
       second: must have the same inputs, and as many outputs.
-      data: inputs in any form `run_ptq` takes (except images); None for random ones: normal floats, integers 0 and 1.
+      data: inputs in any form `run_ptq` takes ; None for random ones: normal floats, integers 0 and 1.
       samples: how many; default all data, or 3 random ones.
       tolerance: relative to the largest magnitude of an output.
       input_shapes: for dimensions that the models leave open, where the data do not state them.
+      preprocess: for images, as for calibration.
+      layout: of arrays where it is ambiguous.
       seed: of the random inputs.
 
     Raises:
@@ -102,10 +107,16 @@ def compare_onnx(
     if samples is not None and samples < 1:
         raise ConfigError(f"{samples} samples", where="samples", fix="compare one sample at least")
     heads = [proto_of(first), proto_of(second)]  # both can be read, before anything runs
-    types = static_inputs(heads[0], {**shapes_from_data(declared_shapes(heads[0]), data), **(input_shapes or {})})
+    types = static_inputs(
+        heads[0], {**shapes_from_data(declared_shapes(heads[0]), data, layout), **(input_shapes or {})}
+    )
     runners = [_Runner.of(first, FIRST), _Runner.of(second, "the second model")]
     names = _corresponding(runners, set(types))
-    given = _random(types, samples or RANDOM_SAMPLES, seed) if data is None else _given(data, types, samples)
+    if data is None:
+        given = _random(types, samples or RANDOM_SAMPLES, seed)
+    else:
+        batches = open_source(data, types, preprocess=preprocess, layout=layout).batches(1)
+        given = itertools.islice(batches, samples)
     made = [[runner.run(inputs, types) for runner in runners] for inputs in given]
     rows = []
     for a, b in names:
@@ -178,11 +189,6 @@ def _random(types: Mapping[str, TensorType], count: int, seed: int) -> Iterator[
             t: (rng.normal(size=ty.shape) if ty.real else rng.integers(0, 2, ty.shape)).astype(sample_dtype(ty.dtype))
             for t, ty in types.items()
         }
-
-
-def _given(data: Any, types: Mapping[str, TensorType], count: int | None) -> Iterator[Sample]:
-    batches = open_source(data, types).batches(1)
-    return (sample for _, sample in zip(range(count), batches, strict=False)) if count else batches
 
 
 def _difference(name: str, a: np.ndarray, b: np.ndarray, tolerance: float) -> OutputDifference:

@@ -30,12 +30,10 @@ def one_of(option: str, value: Any, allowed: Any) -> Any:
 def width(option: str, value: str) -> str:
     """A width by its one name, or a mixed mode; only weights can have 4 bits."""
     mixes = MIXES if option in ("datapath_bitwidth_mode", "weight_bitwidth_mode") else ()
-    if one_of(option, value, (*_WIDTHS, *mixes)) in mixes:
-        return value
-    width = _WIDTHS[value]
-    if width == "int4" and option != "weight_bitwidth_mode":
-        raise ConfigError("data cannot have 4 bits", where=f"{option}='int4'", fix="use int8 or int16")
-    return width
+    if _WIDTHS.get(value) == "int4" and option != "weight_bitwidth_mode":
+        raise ConfigError("data cannot have 4 bits", where=f"{option}={value!r}", fix="use int8 or int16")
+    names = [w for w, name in _WIDTHS.items() if name != "int4" or option == "weight_bitwidth_mode"]
+    return value if one_of(option, value, (*names, *mixes)) in mixes else _WIDTHS[value]
 
 
 def in_range(option: str, value: Any, low: float, high: float | None) -> None:

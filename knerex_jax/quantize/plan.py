@@ -19,6 +19,14 @@ class Note:
     applied: str
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.where}: requested {self.requested}, {outcome(self.applied)} ({self.why})"
+
+
+def outcome(applied: str) -> str:
+    """What a note says was done: "applied ..." or, where nothing was, that."""
+    return applied if applied.startswith(("not ", "left ")) else f"applied {applied}"
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

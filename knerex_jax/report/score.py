@@ -75,8 +75,9 @@ def _checked(name: str, score: Mapping[str, Any]) -> dict[str, Any]:
         ) from e  # fmt: skip
 
 
-def _alarm(level: Level, what: str, fix: str = "") -> dict[str, str]:
-    return {"level": level, "what": what, "fix": fix}
+def _alarm(level: Level, what: str, fix: str = "", see: str = "") -> dict[str, str]:
+    """`see`: the section of the page that says more."""
+    return {"level": level, "what": what, "fix": fix, "see": see}
 
 
 def _output(report: Mapping[str, Any], output: str) -> dict[str, Any]:
@@ -102,16 +103,17 @@ def _alarms(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     overflow = report.get("overflow", {})
     if saturating := overflow.get("saturating"):
         yield _alarm(
-            "alarm",
-            f"accumulators can saturate in {len(saturating)} of {overflow['total']} places: {_some(saturating)}",
-            "a smaller radix of these nodes (quan_config), or 8-bit weights or data there",
+            "warning",
+            f"accumulators could saturate in {len(saturating)} of {overflow['total']} places: {_some(saturating)} (for"
+            " the worst input there can be; the SNR contains what saturates on these samples)",
+            "a smaller radix of these nodes: knerex whatif FOLDER --data DATA --set NODE.radix=N says what it gives",
         )  # fmt: skip
     performance = report.get("performance")
     if performance and performance["unsupported"]:
         names = _some([n["name"] for n in performance["unsupported"]])
         yield _alarm(
             "alarm", f"{len(performance['unsupported'])} nodes cannot run anywhere: {names}",
-            "see operator support below for a rewrite of each",
+            "operator support says of each what would help", "support",
         )  # fmt: skip
     if "snr_db" in report and built is None:
         yield _alarm("warning", "the model was not compiled, so it has no nef and no estimate", "see the notes for why")
@@ -120,7 +122,7 @@ def _alarms(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         run, their = (f"{len(cpu)} nodes run", "their") if len(cpu) > 1 else ("1 node runs", "its")
         yield _alarm(
             "warning", f"{run} on the CPU instead of the NPU ({_some(cpu)}): the frame rate leaves {their} time out",
-            "see operator support below for the reasons and rewrites",
+            "operator support says of each why, and what would help", "support",
         )  # fmt: skip
 
 

@@ -211,7 +211,8 @@ def test_the_middle_of_a_bin_is_close_to_all_of_it():
     ("outputs", "looks"),
     [({"logits": (1, 1000)}, False), ({"out": (1, 3549, 6)}, True), ({"out": (1, 255, 52, 52)}, True),
      ({"a": (1, 10), "b": (1, 4)}, True), ({"yolo_head": (1, 10)}, True), ({"detection_scores": (1, 10)}, True),
-     ({"prob": (1, 256, 7, 7)}, False), ({"classifier": (1, 10)}, False)],
+     ({"prob": (1, 256, 7, 7)}, False), ({"classifier": (1, 10)}, False),
+     ({"scores": (1, 10)}, False), ({"scores": (1, 10, 4)}, True)],
 )  # fmt: skip
 def test_detectors_are_recognised(outputs, looks):
     assert (detector_sign(outputs) is not None) == looks
