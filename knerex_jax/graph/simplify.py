@@ -10,7 +10,6 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-import onnxslim
 from onnx import numpy_helper, shape_inference
 
 from knerex_jax.errors import ModelError
@@ -253,6 +252,8 @@ def _static_shape(
 
 def _folded(bare: onnx.ModelProto) -> onnx.ModelProto:
     """The skeleton after the library's folding, with every shape that can be inferred."""
+    import onnxslim  # it takes as long as jax: only where a model is read
+
     before = _inferred(bare)
     try:
         after = onnxslim.slim(_copy(before), skip_optimizations=_FOLD_ONLY)
