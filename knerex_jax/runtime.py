@@ -54,7 +54,8 @@ class FloatModel:
         return cls(load_onnx(onnx, input_shapes=input_shapes, ops=ops), ops)
 
     @cached_property
-    def _compiled(self) -> tuple[Callable[..., Any], Any]:
+    def step(self) -> tuple[Callable[..., Any], Any]:
+        """The compiled function of (params, {input: [batch, *shape]}) -> {output: array}, and its params."""
         fn, params = lower_float(self.model, registry=self.ops)
         return jax.jit(jax.vmap(fn, (None, 0))), jax.device_put(params)
 
@@ -66,7 +67,7 @@ class FloatModel:
         """
         types = self.model.graph.types
         wanted = {t: types[t] for t in self.model.graph.inputs}
-        fn, params = self._compiled
+        fn, params = self.step
         results = run_batches(fn, params, stack_inputs(inputs, wanted), wanted, batch_size)
         ordered = {t: results[t] for t in self.model.graph.outputs}  # jax sorts them
         return {t: v if types[t].real else v.astype(types[t].dtype) for t, v in ordered.items()}

@@ -47,19 +47,18 @@ def _depthwise(x: Array, w: Array, a: ConvAttrs) -> Array:
     x = jnp.pad(x, begins_ends)
     if (multiple := w.shape[0] // x.shape[-1]) > 1:
         x = jnp.repeat(x, multiple, axis=-1)
+    # Without barriers what precedes would be computed again, and the weights gathered one by one, for every tap.
+    x, weights = lax.optimization_barrier((x, w.reshape(len(w), -1).T))
     spatial = x.shape[1:-1]
     out = [
         (n - (k - 1) * d - 1) // s + 1
         for n, k, s, d in zip(spatial, a.kernel_shape, a.strides, a.dilations, strict=True)
     ]
     total = None
-    for tap in np.ndindex(*a.kernel_shape):
+    for weight, tap in zip(weights, np.ndindex(*a.kernel_shape), strict=True):
         start = [t * d for t, d in zip(tap, a.dilations, strict=True)]
         stop = [b + (o - 1) * s + 1 for b, o, s in zip(start, out, a.strides, strict=True)]
-        part = (
-            lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *a.strides, 1))
-            * w[(slice(None), 0, *tap)]
-        )
+        part = lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *a.strides, 1)) * weight
         total = part if total is None else total + part
     assert total is not None
     return total
