@@ -14,9 +14,10 @@ from knerex_jax.artifacts.stages import load_scaled
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.run import Emulator, dequantize, run_batches
+from knerex_jax.emulator.stream import at_once, over_samples
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
-from knerex_jax.lowering.float import lower_float
+from knerex_jax.lowering.float import lower_float, put_params
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
@@ -57,7 +58,12 @@ class FloatModel:
     def step(self) -> tuple[Callable[..., Any], Any]:
         """The compiled function of (params, {input: [batch, *shape]}) -> {output: array}, and its params."""
         fn, params = lower_float(self.model, registry=self.ops)
-        return jax.jit(jax.vmap(fn, (None, 0))), jax.device_put(params)
+        types, constants = self.model.graph.types, self.model.constants
+        sizes = (
+            4 * sum(types[t].size for t in (*node.inputs, *node.outputs) if t in types and t not in constants)
+            for node in self.model.graph.nodes
+        )
+        return jax.jit(over_samples(fn, at_once(sizes))), put_params(self.model, params)
 
     def run(self, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Runs N samples: name -> [N, ...] in place of the model's batch axis; float32 results shaped likewise.

@@ -1,5 +1,6 @@
 """ONNX Runtime as the other side: float, integer (QDQ, unsigned activations), and its percentile calibrator."""
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from subjects import Subject, any_batch
 Arrays = Mapping[str, np.ndarray]
 
 _OPSET = 17  # per-channel QuantizeLinear needs 13
-_THREADS = 2
+_THREADS = len(os.sched_getaffinity(0))
 
 
 class Reader(CalibrationDataReader):
