@@ -10,8 +10,9 @@ import numpy as np
 
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
-from knerex_jax.emulator.methods import Methods, check, choose
+from knerex_jax.emulator.methods import Methods, check
 from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.trust import methods_here
 from knerex_jax.errors import ConfigError, PlanError
 from knerex_jax.graph.ir import TensorType
 from knerex_jax.program.bounds import Bounds, bound_program, join
@@ -77,7 +78,7 @@ class Emulator:
     @cached_property
     def methods(self) -> Methods:
         """How each instruction is computed."""
-        return choose(self.program, self.bounds, jax.default_backend())
+        return methods_here(self.program, self.bounds)
 
     def covers(self, bounds: Bounds) -> bool:
         """Whether its methods hold for constants with these bounds, too."""

@@ -36,15 +36,19 @@ def over_samples(fn: Step, at_once: int) -> Step:
     return run
 
 
-def samples_at_once(program: Program) -> int:
+_BUDGET = 24 << 20
+
+
+def samples_at_once(program: Program, budget_bytes: int = _BUDGET) -> int:
     """How many samples of a program to run together: its largest sum and the operands of it decide."""
-    return at_once(
+    sizes = (
         4 * math.prod(program.shapes[i.output]) + sum(math.prod(program.shapes[t]) for t in i.inputs)
         for i in program.instructions
     )
+    return at_once(sizes, budget_bytes)
 
 
-def at_once(sizes: Iterable[int], budget_bytes: int = 24 << 20) -> int:
+def at_once(sizes: Iterable[int], budget_bytes: int = _BUDGET) -> int:
     """How many samples to run together: as many as keep the largest step of one within the budget.
 
     A power of two, so that usual batches divide by it; a remainder would be compiled a second time.

@@ -17,7 +17,6 @@ from knerex_jax.ops.opdef import OpDef
 from knerex_jax.ops.window import resolve_window
 from knerex_jax.program.primitives import Window
 
-
 _FEW_PIXELS = 64
 
 
