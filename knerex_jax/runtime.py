@@ -118,6 +118,7 @@ class FixedModel:
         *,
         taps: tuple[str, ...] | None = None,
         batch_size: int = 32,
+        devices: int = 1,
     ) -> dict[str, np.ndarray]:
         """Runs N samples through the emulator.
 
@@ -127,14 +128,15 @@ class FixedModel:
             and booleans of the model come as they are either way.
           taps: tensors to return instead of the outputs.
           batch_size: samples per compiled step.
+          devices: of this process, among which each batch is divided; the codes do not depend on it.
 
         Raises:
           ModelError: an input is missing, has the wrong shape, or holds NaN or infinity.
-          ConfigError: unknown data_type or tensor.
+          ConfigError: unknown data_type or tensor, or fewer devices.
         """
         if data_type not in ("float", "fixed"):
             raise ConfigError(f"unknown data_type {data_type!r}", where="run", fix="use 'float' or 'fixed'")
-        codes = self._emulator.codes(self._params, inputs, taps=taps, batch_size=batch_size)
+        codes = self._emulator.codes(self._params, inputs, taps=taps, batch_size=batch_size, devices=devices)
         return codes if data_type == "fixed" else {t: self.dequantize(t, c) for t, c in codes.items()}
 
     def dequantize(self, tensor: str, codes: np.ndarray) -> np.ndarray:
