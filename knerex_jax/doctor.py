@@ -106,6 +106,11 @@ class Diagnosis:
         ]
         if self.folders["compilations"] is None:
             said.append("set JAX_COMPILATION_CACHE_DIR to a folder: later runs of a model then compile nothing")
+        elif (least := jax.config.jax_persistent_cache_min_compile_time_secs) > 0:
+            said.append(
+                f"the compilation cache keeps only what took {least:g} s or more to compile; "
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 keeps everything"
+            )
         if self.backend == "cpu" and self.extras["cuda"]:
             said.append("the CUDA plugin is installed, but JAX sees no GPU: look at the driver (nvidia-smi)")
         return tuple(said)

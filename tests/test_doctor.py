@@ -44,6 +44,8 @@ def test_a_difference_is_exit_code_1(wrong, found, monkeypatch, capsys):
 
 def test_slow_products_are_pointed_out(found):
     assert any("no fast kernel" in text for text in replace(found, speed={"dot": 40.0, "convolution": 1.0}).advice)
+    cached = replace(found, folders={"cache": "c", "compilations": "/somewhere"}).advice
+    assert any("MIN_COMPILE_TIME_SECS=0" in text for text in cached)
     console = Console(record=True, width=200, file=None)
     with console.capture() as said:
         command._print(console, replace(found, folders={"cache": "c", "compilations": None}))

@@ -1,5 +1,11 @@
 """The table of methods for other devices: exact with every element type, and none is trusted untried."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,3 +92,13 @@ def test_layers_that_differ_in_names_alone_are_tried_once(monkeypatch):
     methods_here(b.program(), bound_program(b.program(), b.constants), "gpu")
     assert trust.is_exact.cache_info().misses == 1
     assert sum(isinstance(i, Mac) for i in b.program().instructions) == 3
+
+
+def test_the_gpu_script_compares_codes_and_says_that_there_is_no_gpu(tmp_path):
+    script = Path(__file__).parents[2] / "experiments" / "bench" / "gpu.py"
+    command = [sys.executable, script, "--models", "embedded", "--widths", "int8", "--batch", "2", "--forced"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "KNEREX_CACHE": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "no GPU" in done.stderr and "codes equal everywhere" in done.stdout
+    row = json.loads(done.stdout.splitlines()[0])
+    assert row["forced"] and row["codes"] > 10_000 and row["differing"] == 0 and set(row["engines"]) == {"int8"}
