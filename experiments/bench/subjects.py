@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -139,12 +140,17 @@ _NETWORKS: dict[str, Callable[[], Model]] = {
 
 
 def any_batch(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its batch size left open; whether it really takes any batch is for the runtime to say."""
+    """The model with its batch size left open, in its Reshapes too; whether it really takes any is for a run to say."""
     model = onnx.ModelProto.FromString(proto.SerializeToString())
     constants = {t.name for t in model.graph.initializer}
     for value in (*model.graph.input, *model.graph.output):
         dims: Any = value.type.tensor_type.shape.dim
         if value.name not in constants and dims:
             dims[0].dim_param = "N"
+    reshaped = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    for tensor in model.graph.initializer:
+        if tensor.name in reshaped and (shape := numpy_helper.to_array(tensor)).size and shape[0] == 1:
+            shape = np.concatenate([[0], shape[1:]])  # 0: as it is
+            tensor.CopyFrom(numpy_helper.from_array(shape.astype(np.int64), tensor.name))
     del model.graph.value_info[:]
     return model
