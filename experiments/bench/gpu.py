@@ -64,7 +64,7 @@ def compare(asked: Subject, bie: Bie, batch: int, device: Any) -> dict[str, Any]
             jax.device_put(data, host)
         )
     with jax.default_device(device):
-        methods = methods_here(program, bounds, "gpu")
+        methods = methods_here(program, bounds, "gpu", samples=batch)
         found = emulate(bie, methods, device, batch, taps)(jax.device_put(data, device))
     engines = [m.engine for _, m in methods.steps if m.form not in ("none", "taps")]
     return {
@@ -92,7 +92,7 @@ def rates(asked: Subject, bie: Bie, batch: int, device: Any, repeats: int) -> di
         except TypeError as error:  # an operator that insists on one type
             found[f"{name}_failed"] = str(error)[:120]
     bounds = bound_program(bie.program, bie.constants)
-    tried = {"fixed": methods_here(bie.program, bounds, "gpu")}
+    tried = {"fixed": methods_here(bie.program, bounds, "gpu", samples=batch)}
     tried |= {f"fixed {e}": choose(bie.program, bounds, "gpu", engine=e) for e in ENGINES[:-1]}
     for name, methods in tried.items():
         run = emulate(bie, methods, device, batch)

@@ -29,13 +29,16 @@ ENGINES: tuple[Engine, ...] = ("int8", "bfloat16", "float32", "int32")
 _Shapes = tuple[tuple[int, ...], ...]
 
 
-def methods_here(program: Program, bounds: Bounds, backend: str | None = None) -> Methods:
+def methods_here(
+    program: Program, bounds: Bounds, backend: str | None = None, *, samples: int | None = None
+) -> Methods:
     """The fastest methods that the bounds prove and, off the CPU, a trial confirms.
 
     Args:
       program: what runs.
       bounds: of the constants it will run with; of several plans, joined.
       backend: whose table of methods is used; default that of the device at hand (`jax.default_backend()`).
+      samples: how many run together; default what `samples_at_once` gives.
 
     Raises:
       PlanError: no method gives the contract's integers on this device.
@@ -44,7 +47,7 @@ def methods_here(program: Program, bounds: Bounds, backend: str | None = None) -
     if backend == "cpu":
         return choose(program, bounds, backend)
     tables = [choose(program, bounds, backend, engine=engine).step for engine in ENGINES]
-    count = samples_at_once(program)
+    count = samples or samples_at_once(program)
     steps = []
     for i in program.instructions:
         candidates = tuple(dict.fromkeys(table[i.name] for table in tables))
