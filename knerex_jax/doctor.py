@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from knerex_jax import embedded
 from knerex_jax.artifacts.bie import Bie
 from knerex_jax.artifacts.report import versions
-from knerex_jax.emulator.methods import Method, choose
+from knerex_jax.emulator.methods import Method
 from knerex_jax.emulator.stream import compiler_options
 from knerex_jax.files import cache_dir
+from knerex_jax.emulator.trust import methods_here
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.flow import decompose_onnx
 from knerex_jax.match import bit_true_match
@@ -142,7 +143,7 @@ def _self_test(widths: str) -> SelfTest:
     compiled = compile_bie(fixed.bie)
     inputs = {t: a[:2] for t, a in embedded.evaluation()[0].items()}
     match = bit_true_match(fixed, NpuModel(compiled.program, compiled.weight), inputs, layers=True, batch_size=2)
-    methods = choose(planned.program, bound_program(planned.program, planned.constants), jax.default_backend())
+    methods = methods_here(planned.program, bound_program(planned.program, planned.constants))
     return SelfTest(
         widths, _summary([m for _, m in methods.steps]), match.codes, match.differing,
         None if match.first is None else str(match.first),

@@ -14,9 +14,10 @@ from knerex_jax.artifacts.stages import load_scaled
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.run import Emulator, dequantize, run_batches
+from knerex_jax.emulator.stream import at_once, over_samples
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
-from knerex_jax.lowering.float import lower_float
+from knerex_jax.lowering.float import lower_float, put_params
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
@@ -54,9 +55,15 @@ class FloatModel:
         return cls(load_onnx(onnx, input_shapes=input_shapes, ops=ops), ops)
 
     @cached_property
-    def _compiled(self) -> tuple[Callable[..., Any], Any]:
+    def step(self) -> tuple[Callable[..., Any], Any]:
+        """The compiled function of (params, {input: [batch, *shape]}) -> {output: array}, and its params."""
         fn, params = lower_float(self.model, registry=self.ops)
-        return jax.jit(jax.vmap(fn, (None, 0))), jax.device_put(params)
+        types, constants = self.model.graph.types, self.model.constants
+        sizes = (
+            4 * sum(types[t].size for t in (*node.inputs, *node.outputs) if t in types and t not in constants)
+            for node in self.model.graph.nodes
+        )
+        return jax.jit(over_samples(fn, at_once(sizes))), put_params(self.model, params)
 
     def run(self, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Runs N samples: name -> [N, ...] in place of the model's batch axis; float32 results shaped likewise.
@@ -66,7 +73,7 @@ class FloatModel:
         """
         types = self.model.graph.types
         wanted = {t: types[t] for t in self.model.graph.inputs}
-        fn, params = self._compiled
+        fn, params = self.step
         results = run_batches(fn, params, stack_inputs(inputs, wanted), wanted, batch_size)
         ordered = {t: results[t] for t in self.model.graph.outputs}  # jax sorts them
         return {t: v if types[t].real else v.astype(types[t].dtype) for t, v in ordered.items()}
@@ -111,6 +118,7 @@ class FixedModel:
         *,
         taps: tuple[str, ...] | None = None,
         batch_size: int = 32,
+        devices: int = 1,
     ) -> dict[str, np.ndarray]:
         """Runs N samples through the emulator.
 
@@ -120,14 +128,15 @@ class FixedModel:
             and booleans of the model come as they are either way.
           taps: tensors to return instead of the outputs.
           batch_size: samples per compiled step.
+          devices: of this process, among which each batch is divided; the codes do not depend on it.
 
         Raises:
           ModelError: an input is missing, has the wrong shape, or holds NaN or infinity.
-          ConfigError: unknown data_type or tensor.
+          ConfigError: unknown data_type or tensor, or fewer devices.
         """
         if data_type not in ("float", "fixed"):
             raise ConfigError(f"unknown data_type {data_type!r}", where="run", fix="use 'float' or 'fixed'")
-        codes = self._emulator.codes(self._params, inputs, taps=taps, batch_size=batch_size)
+        codes = self._emulator.codes(self._params, inputs, taps=taps, batch_size=batch_size, devices=devices)
         return codes if data_type == "fixed" else {t: self.dequantize(t, c) for t, c in codes.items()}
 
     def dequantize(self, tensor: str, codes: np.ndarray) -> np.ndarray:

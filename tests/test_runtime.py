@@ -14,7 +14,8 @@ from knerex_jax.artifacts.bie import Bie, save_bie
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
-from knerex_jax.lowering.float import lower_float
+from knerex_jax.errors import ConfigError
+from knerex_jax.lowering.float import lower_float, put_params
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.quantize.planner import plan_model
 from knerex_jax.targets import TARGETS
@@ -99,12 +100,16 @@ from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.artifacts.bie import load_bie
+from knerex_jax.runtime import FixedModel
 bie = load_bie(sys.argv[1])
 assert jax.device_count() == 4, jax.devices()
 x = np.load(sys.argv[2])
 fn = lower_fixed(bie.program, choose(bie.program, bound_program(bie.program, bie.constants), "cpu"))
 spread = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch"))
 out = jax.jit(jax.vmap(fn, (None, 0)))(prepare(bie.program, bie.constants), {"x": jax.device_put(x[:, None], spread)})
+divided = FixedModel.load(sys.argv[1]).run({"x": x}, "fixed", batch_size=5, devices=4)
+for name, codes in divided.items():
+    np.testing.assert_array_equal(codes, np.asarray(out[name])[:, 0])
 np.savez(sys.argv[3], **{k.replace(":", "_"): np.asarray(v)[:, 0] for k, v in out.items()})
 """
 
@@ -121,6 +126,22 @@ def test_many_devices_give_the_same_codes(tmp_path):
     found = np.load(tmp_path / "out.npz")
     for name, codes in fixed_model(planned).run(inputs, "fixed").items():
         np.testing.assert_array_equal(found[name.replace(":", "_")], codes)
+    with pytest.raises(ConfigError, match="JAX_NUM_CPU_DEVICES=64"):
+        fixed_model(planned).run(inputs, devices=64)
+
+
+def test_weights_turned_for_the_cpu_are_the_same_constants():
+    model = network()
+    fn, params = lower_float(model)
+    placed = put_params(model, params)
+    x = samples(model, 1)["x"]
+    assert placed.keys() == params.keys()
+    for t, value in params.items():
+        np.testing.assert_array_equal(np.asarray(placed[t]), value)
+    weight = placed[model.graph.node["conv0"].inputs[1]]
+    assert weight.format.layout.major_to_minor == (2, 3, 1, 0)
+    for t, value in jax.jit(fn)(params, {"x": x}).items():
+        np.testing.assert_allclose(np.asarray(jax.jit(fn)(placed, {"x": x})[t]), value, rtol=1e-5, atol=1e-5)
 
 
 def test_float_lowering_is_differentiable():

@@ -16,9 +16,9 @@ from jax import Array
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.diagnose.measure import TensorSums
 from knerex_jax.emulator.fixed import quantize_input, run_instruction
-from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.stream import quick_options
+from knerex_jax.emulator.trust import methods_here
 from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops.opdef import OpDef
@@ -134,7 +134,7 @@ def _both(
     What is alone reads quantized float values. Every instruction is traced, and so compiled, once: for the samples of
     both runs, one after the other.
     """
-    methods = choose(program, bound_program(program, constants), jax.default_backend())
+    methods = methods_here(program, bound_program(program, constants))
 
     def fn(params: Any, values: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         prepared, factors = params

@@ -14,9 +14,9 @@ from knerex_jax.diagnose.alone import cut_program, made_alone
 from knerex_jax.diagnose.frozen import Frozen, Offsets, freeze_errors
 from knerex_jax.diagnose.inject import ROUNDS, Injection, explains, injector, largest
 from knerex_jax.emulator.fixed import lower_fixed
-from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.stream import compiler_options
+from knerex_jax.emulator.trust import methods_here
 from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops.build import softmax_difference
@@ -201,7 +201,7 @@ def _observer(
 
 
 def _emulated(program: Program, constants: Constants, taps: tuple[str, ...]) -> tuple[Callable[..., Any], Any]:
-    methods = choose(program, bound_program(program, constants), jax.default_backend())
+    methods = methods_here(program, bound_program(program, constants))
     return lower_fixed(program, methods, taps=taps), prepare(program, constants)
 
 

@@ -31,7 +31,6 @@ from knerex_jax.emulator.products import (
 )
 from knerex_jax.fixedpoint.arith import (
     add_shr,
-    clamp,
     code_dtype,
     exact64,
     join48,
@@ -43,6 +42,7 @@ from knerex_jax.fixedpoint.arith import (
     shr,
     to_int64,
 )
+from knerex_jax.fixedpoint.lanes import Operand, add, cast, clamp, larger, multiply, shift_left, smaller, spread
 from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.program.primitives import (
     Activate,
@@ -125,8 +125,8 @@ def quantize_input(x: Array, factor: Array, bits: int) -> Array:
     NaN has no code; whoever accepts the data rejects it there. Source: section 3, boundary.
     """
     low, high = data_limits(bits)
-    rounded = jnp.rint(jnp.asarray(x, jnp.float32) * factor)
-    return saturate(clamp(rounded, np.float32(low), np.float32(high)).astype(jnp.int32), bits)
+    rounded = lax.round(multiply(jnp.asarray(x, jnp.float32), factor), lax.RoundingMethod.TO_NEAREST_EVEN)
+    return saturate(cast(lax.clamp(np.float32(low), rounded, np.float32(high)), jnp.int32), bits)
 
 
 def _integers(wide: bool) -> Any:
@@ -158,7 +158,7 @@ def accumulator(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
     """
     p = _shr(combine(sums, wide=method.wide), c["n1"], method.entry)
     p = _in_register(p, i.psum_bits, c) if method.saturates else p
-    p = p + _bias(i, c["bias"], method.wide)
+    p = add(p, _bias(i, c["bias"], method.wide))
     return _in_register(p, i.psum_bits, c) if method.saturates else p
 
 
@@ -167,7 +167,7 @@ def finish_mac(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
     with _integers(method.wide):
         p = accumulator(i, method, c, sums)
         p = _leak(p, c, i.psum_bits, method) if i.act == "leaky" else p
-        p = p * clamp(p + c["three"], 0, c["six"]) if i.act == "hard_swish" else p
+        p = multiply(p, clamp(add(p, c["three"]), 0, c["six"])) if i.act == "hard_swish" else p
         return _limited(i, c, _scaled(p, i, method, c["out"]))
 
 
@@ -190,48 +190,49 @@ def _scaled(p: Array, i: Mac | PoolSum, method: Method, c: _P) -> Array:
 def _leak(p: Array, c: _P, bits: int, method: Method) -> Array:
     """The negative side times the slope, saturated to `bits`; p and p * slope fit its type."""
     slope = to_int64(c["slope"]) if method.wide else c["slope"]
-    scaled = shr(p * slope, c["slope_shift"])
-    return jnp.where(p < 0, _in_register(scaled, bits, c), p)
+    scaled = _in_register(shr(multiply(p, slope), c["slope_shift"]), bits, c)
+    return lax.select(lax.lt(p, cast(np.zeros((), np.int32), p.dtype)), spread(scaled, p.shape), p)
 
 
 def _in_register(value: Array, bits: int, c: _P) -> Array:
     """Limits partial sums to the instruction's register, or to the one that its parameters state (`emulator.wide`)."""
     if "register" not in c:
         return saturate_psum(value, bits)
-    held = jnp.minimum(c["register"], 8 * value.dtype.itemsize).astype(value.dtype)
-    low = jnp.left_shift(jnp.full((), -1, value.dtype), held - 1)
-    return clamp(value, low, ~low)
+    held = cast(smaller(c["register"], 8 * value.dtype.itemsize), value.dtype)
+    low = shift_left(np.asarray(-1, value.dtype), add(held, -1))
+    return clamp(value, low, lax.bitwise_not(low))
 
 
 def _codes(value: Array, i: Primitive, c: _P) -> Array:
     """Output codes: limited to the instruction's width, or to the limits that its parameters state."""
     if "limits" not in c:
         return saturate(value, i.bits)
-    return clamp(value, *c["limits"].astype(value.dtype)).astype(code_dtype(i.bits))
+    low, high = (cast(lax.index_in_dim(c["limits"], k, 0, keepdims=False), value.dtype) for k in (0, 1))
+    return cast(clamp(value, low, high), code_dtype(i.bits))
 
 
 def _limited(i: Mac | Activate, c: _P, y: Array) -> Array:
     """Output codes: saturated, and within the codes that a fused activation lets through."""
     low, high = data_limits(i.bits)
+    ends: tuple[Operand, Operand] = (0 if i.act == "relu" else low, high)
     if i.act == "clip":
-        low, high = c["lo"].astype(y.dtype), c["hi"].astype(y.dtype)
-    elif i.act == "relu":
-        low = 0
-    return _codes(clamp(y, low, high), i, c) if "limits" in c else clamp(y, low, high).astype(code_dtype(i.bits))
+        ends = cast(c["lo"], y.dtype), cast(c["hi"], y.dtype)
+    y = clamp(y, *ends)
+    return _codes(y, i, c) if "limits" in c else cast(y, code_dtype(i.bits))
 
 
 _SUMS: dict[str, Callable[..., Sums]] = {
     "conv": conv_sums,
     "conv_transpose": conv_sums,
     "dense": dense_sums,
-    "diagonal": lambda x, weight, i, method: [(0, x.astype(jnp.int32) * weight)],
+    "diagonal": lambda x, weight, i, method: [(0, multiply(cast(x, jnp.int32), weight))],
 }
 
 
 def _activate(i: Activate, method: Method, c: _P, x: Array) -> Array:
-    x = x.astype(jnp.int32)
+    x = cast(x, jnp.int32)
     x = _leak(x, c, i.x_bits, method) if i.act == "leaky" else x
-    x = {"neg": jnp.negative, "abs": jnp.abs}.get(i.act, lambda x: x)(x)
+    x = {"neg": lax.neg, "abs": lax.abs}.get(i.act, lambda x: x)(x)
     return _limited(i, c, _shr(x, c["n"], method.shift))
 
 
@@ -243,8 +244,8 @@ def _align(i: Align, method: Method, c: _P, *xs: Array) -> Array:
     with _integers(method.wide):
         total = None
         for x, k, sign in zip(xs, c["operands"], i.signs, strict=True):
-            v = x.astype(jnp.int32).reshape((1,) * (rank - x.ndim) + x.shape)
-            v = v * k["m"] if i.free else v
+            v = lax.reshape(cast(x, jnp.int32), (1,) * (rank - x.ndim) + x.shape)
+            v = multiply(v, k["m"]) if i.free else v
             v = _shr(to_int64(v) if method.wide else v, k, method.entry)
             v = _in_register(v, i.psum_bits, c) if method.saturates else v
             v = -v if sign < 0 else v
@@ -254,11 +255,11 @@ def _align(i: Align, method: Method, c: _P, *xs: Array) -> Array:
         return _codes(_shr(total, c["n"], method.shift), i, c)
 
 
-_COMBINE: dict[str, Callable[[Array, Array], Array]] = {"add": jnp.add, "max": jnp.maximum, "min": jnp.minimum}
+_COMBINE: dict[str, Callable[[Array, Array], Array]] = {"add": add, "max": larger, "min": smaller}
 
 
 def _mul(i: Mul, method: Method, c: _P, a: Array, b: Array) -> Array:
-    return _codes(_shr(a.astype(jnp.int32) * b.astype(jnp.int32), c["n"], method.shift), i, c)
+    return _codes(_shr(multiply(cast(a, jnp.int32), cast(b, jnp.int32)), c["n"], method.shift), i, c)
 
 
 def _matmul(i: MatMul, method: Method, c: _P, a: Array, b: Array) -> Array:
@@ -288,7 +289,7 @@ def _poolsum(i: PoolSum, method: Method, c: _P, x: Array) -> Array:
     else:
         total = None
         for tap in _windows(x, i.window, 0):
-            total = tap.astype(jnp.int32) if total is None else total + tap.astype(jnp.int32)
+            total = cast(tap, jnp.int32) if total is None else lax.add(total, cast(tap, jnp.int32))
         assert total is not None
         total = channels_first(total)
     assert not method.wide, f"{i.name}: more than 2**17 codes in one sum"
@@ -301,7 +302,7 @@ def _maxpool(i: MaxPool, method: Method, c: _P, x: Array) -> Array:
     else:
         most = None
         for tap in _windows(x, i.window, data_limits(i.x_bits)[0]):
-            most = tap if most is None else jnp.maximum(most, tap)
+            most = tap if most is None else lax.max(most, tap)
         assert most is not None
         most = channels_first(most)
     return _recode(most, i, method, c, i.x_bits)
@@ -314,18 +315,18 @@ def _recode(x: Array, i: Primitive, method: Method, c: _P, bits: int) -> Array:
     """Codes of `bits` shifted and saturated to the output's width; unchanged codes stay as they are stored."""
     if method.shift == "none" and bits == i.bits and "limits" not in c:
         return x
-    return _codes(_shr(x.astype(jnp.int32), c["n"], method.shift), i, c)
+    return _codes(_shr(cast(x, jnp.int32), c["n"], method.shift), i, c)
 
 
 def _move(i: Move, method: Method, c: _P, *xs: Array) -> Array:
     if "n_in" in c:
         if method.entry != "none" or any(b != i.bits for b in i.x_bits) or "limits" in c:
             xs = tuple(
-                _codes(_shr(x.astype(jnp.int32), n, method.entry), i, c) for x, n in zip(xs, c["n_in"], strict=True)
+                _codes(_shr(cast(x, jnp.int32), n, method.entry), i, c) for x, n in zip(xs, c["n_in"], strict=True)
             )
         return _MOVES[i.kind](i.args, *xs)
     kind = jnp.int8 if max(i.x_bits) == 8 else jnp.int16
-    return _recode(_MOVES[i.kind](i.args, *(x.astype(kind) for x in xs)), i, method, c, max(i.x_bits))
+    return _recode(_MOVES[i.kind](i.args, *(cast(x, kind) for x in xs)), i, method, c, max(i.x_bits))
 
 
 def _slice(args: tuple[tuple[int, ...], ...], x: Array) -> Array:
@@ -339,10 +340,10 @@ def _gather(args: tuple[tuple[int, ...], ...], x: Array) -> Array:
 
 
 _MOVES: dict[str, Callable[..., Array]] = {
-    "reshape": lambda args, x: x.reshape(args[0]),
-    "transpose": lambda args, x: jnp.transpose(x, args[0]),
-    "expand": lambda args, x: jnp.broadcast_to(x, args[0]),
-    "concat": lambda args, *xs: jnp.concatenate(xs, axis=args[0][0]),
+    "reshape": lambda args, x: lax.reshape(x, args[0]),
+    "transpose": lambda args, x: lax.transpose(x, args[0]),
+    "expand": lambda args, x: spread(x, args[0]),
+    "concat": lambda args, *xs: lax.concatenate(xs, args[0][0]),
     "pad": lambda args, x: lax.pad(x, np.zeros((), x.dtype), [(b, e, 0) for b, e in zip(*args, strict=True)]),
     "slice": _slice,
     "gather": _gather,
@@ -373,7 +374,7 @@ def _lookup(i: Lookup, method: Method, c: _P, x: Array) -> Array:
 
 
 def _table(i: Table, method: Method, c: _P, x: Array) -> Array:
-    index = x.astype(jnp.int32) - data_limits(i.x_bits)[0]
+    index = add(cast(x, jnp.int32), -data_limits(i.x_bits)[0])
     return c["table"].at[index].get(mode="promise_in_bounds")
 
 

@@ -17,7 +17,7 @@ from knerex_jax.program.bounds import Bounds, StepBound
 from knerex_jax.program.primitives import Mac, Primitive
 from knerex_jax.program.program import CodeTensor, Program
 
-Engine = Literal["int8", "float32"]
+Engine = Literal["int8", "bfloat16", "float32", "int32"]
 Form = Literal["taps", "dot", "conv", "im2col", "none"]
 Shift = Literal["none", "add", "any"]
 Scale = Literal["split", "presplit"]
@@ -36,7 +36,8 @@ class Method:
     Attributes:
       form: how products are summed: shifted multiply-adds (depthwise), one dot, a convolution of the library, or a dot
         over gathered patches.
-      engine: element type that is multiplied; 15-bit operands are split into two planes of 8 bits for either.
+      engine: element type that is multiplied; 15-bit operands are split into two planes of 8 bits for all. bfloat16
+        holds 8 bits exactly and its products are summed in float32.
       terms: most products per sum that the engine adds exactly; longer sums are split over the input channels.
       wide: values need more than 32 bits: int64.
       entry: form of the shifts before the combination.
@@ -74,7 +75,8 @@ def choose(program: Program, bounds: Bounds, backend: str = "cpu", *, engine: En
       program: what runs.
       bounds: of the constants it will run with; of several plans, their `join`.
       backend: "cpu", "gpu" or "tpu" (`jax.default_backend()`).
-      engine: "float32" for a host whose integer products are slow (a jaxlib without them takes 40 times as long).
+      engine: "float32" for a host whose integer products are slow (a jaxlib without them takes 40 times as long);
+        "bfloat16" for the matrix units of a GPU, "int32" for a device whose products of fewer bits are not exact.
     """
     return Methods(
         tuple(
@@ -99,7 +101,7 @@ def check(program: Program, methods: Methods, bounds: Bounds) -> None:
 
 def _covers(have: Method, need: Method, step: StepBound) -> bool:
     order = {"none": 0, "add": 1, "any": 2, "split": 0, "presplit": 1}
-    exact = have.engine != "float32" or have.form == "taps" or have.terms < step.terms or step.sum <= 2**24
+    exact = have.engine in ("int8", "int32") or have.form == "taps" or have.terms < step.terms or step.sum <= 2**24
     return exact and all(
         (
             have.wide >= need.wide,
@@ -152,7 +154,7 @@ def _form(i: Mac, tensor: dict[str, CodeTensor], backend: str) -> Form:
 
 
 def _terms(engine: Engine, step: StepBound, narrow: bool) -> int:
-    if engine == "int8":
+    if engine in ("int8", "int32"):
         return _INT8_TERMS
     return step.terms if narrow and step.sum <= 2**24 else _FLOAT32_TERMS
 

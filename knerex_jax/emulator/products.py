@@ -8,10 +8,12 @@ Under `vmap`, samples join the batch axis and plans are looped over: a convoluti
 otherwise become a grouped one, which is many times slower.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ from jax.custom_batching import custom_vmap
 from knerex_jax.emulator.geometry import Geometry, Taps, geometry
 from knerex_jax.emulator.methods import Engine, Method
 from knerex_jax.fixedpoint.arith import to_int64
+from knerex_jax.fixedpoint.lanes import add, both, cast, multiply, shift_left, shift_right
 from knerex_jax.program.primitives import Mac
 
 Sums = list[tuple[int, Array]]
@@ -32,8 +35,8 @@ _SLOW_CHANNELS = 16
 
 def combine(sums: Sums, *, wide: bool) -> Array:
     """The accumulator: int64 inside `exact64()`, or int32 where a bound says that the total fits."""
-    parts = [(to_int64(a) if wide else a) << shift if shift else (to_int64(a) if wide else a) for shift, a in sums]
-    return sum(parts[1:], start=parts[0])
+    parts = [to_int64(a) if wide else a for _, a in sums]
+    return functools.reduce(lax.add, [shift_left(p, s) if s else p for p, (s, _) in zip(parts, sums, strict=True)])
 
 
 def dense_sums(x: Array, weight: Array, i: Mac, method: Method) -> Sums:
@@ -88,20 +91,21 @@ def _quads(x: Array, g: Geometry) -> Array:
     """The same for up to four int8 channels: packed into one word per pixel, so that pixels, not bytes, are moved."""
     word = None
     for c in range(x.shape[1]):
-        byte = (x[:, c].astype(jnp.int32) & 0xFF) << (8 * c)
-        word = byte if word is None else word | byte
+        channel = lax.index_in_dim(x, c, 1, keepdims=False)
+        byte = shift_left(both(cast(channel, jnp.int32), 0xFF), 8 * c)
+        word = byte if word is None else lax.bitwise_or(word, byte)
     assert word is not None
     return lax.bitcast_convert_type(lax.pad(word, np.int32(0), [(0, 0, 0), *g.pads]), jnp.int8)
 
 
 def channels_last(x: Array) -> Array:
     """[N, C, *spatial] -> [N, *spatial, C]."""
-    return jnp.moveaxis(x, 1, -1)
+    return lax.transpose(x, (0, *range(2, x.ndim), 1))
 
 
 def channels_first(x: Array) -> Array:
     """[N, *spatial, C] -> [N, C, *spatial]."""
-    return jnp.moveaxis(x, -1, 1)
+    return lax.transpose(x, (0, x.ndim - 1, *range(1, x.ndim - 1)))
 
 
 def window_taps(x: Array, kernel: Taps, strides: Taps, dilations: Taps, out: Taps) -> list[Array]:
@@ -123,9 +127,10 @@ def _by_taps(x: Array, weights: list[Array], method: Method, g: Geometry) -> lis
     x, (weight,) = lax.optimization_barrier(x), weights
     total = None
     for k, tap in enumerate(window_taps(x, g.kernel, g.strides, g.dilations, g.out)):
-        tap = tap.astype(jnp.int32)
-        part = tap * weight[k, :, 0] if weight.shape[2] == 1 else tap[..., None] * weight[k]
-        total = part if total is None else total + part
+        factors = lax.index_in_dim(weight, k, 0, keepdims=False)
+        tap = lax.reshape(cast(tap, jnp.int32), (*tap.shape, 1))
+        part = multiply(tap, factors)
+        total = part if total is None else lax.add(total, part)
     assert total is not None
     return [total.reshape(*total.shape[: 1 + len(g.kernel)], -1)]
 
@@ -188,23 +193,23 @@ def _in_parts(product: Callable[[Array, Array], Array], x: Array, weight: Array,
         )
         for k in range(0, size, terms)
     ]
-    return sum(parts[1:], start=parts[0])
+    return functools.reduce(lax.add, parts)
 
 
 def split(x: Array, bits: int) -> Sums:
     """(shift, int8 plane) of codes: x = low + 256 * high, both signed; 15-bit codes leave |high| <= 64."""
     if bits <= 8:
         return [(0, x)]
-    x = x.astype(jnp.int32)
-    high = (x + 128) >> 8
-    return [(0, (x - (high << 8)).astype(jnp.int8)), (8, high.astype(jnp.int8))]
+    x = cast(x, jnp.int32)
+    high = shift_right(add(x, 128), 8)
+    return [(0, cast(lax.sub(x, shift_left(high, 8)), jnp.int8)), (8, cast(high, jnp.int8))]
 
 
 def _merged(sums: Sums) -> Sums:
     """Sums of equal shift added: planes of both operands make two of shift 8, each below 2**30."""
     found: dict[int, Array] = {}
     for shift, a in sums:
-        found[shift] = found[shift] + a if shift in found else a
+        found[shift] = lax.add(found[shift], a) if shift in found else a
     return list(found.items())
 
 
@@ -227,16 +232,18 @@ def _joining(product: Callable[[Array, Array], Array]) -> Callable[[Array, Array
     return mapped
 
 
-def _operands(engine: Engine, *arrays: Array) -> list[Array]:
-    return [a.astype(jnp.float32) for a in arrays] if engine == "float32" else list(arrays)
+_TYPES: dict[Engine, tuple[Any, Any]] = {
+    "int8": (jnp.int8, jnp.int32), "int32": (jnp.int32, jnp.int32), "float32": (jnp.float32, jnp.float32),
+    "bfloat16": (jnp.bfloat16, jnp.float32),
+}  # fmt: skip
+"""Types of the operands and of the sum."""
 
 
 def _dot_general(engine: Engine, x: Array, weight: Array, dims: tuple) -> Array:
-    x, weight = _operands(engine, x, weight)
-    kind = jnp.int32 if engine == "int8" else jnp.float32
-    return lax.dot_general(x, weight, dims, precision=lax.Precision.HIGHEST, preferred_element_type=kind).astype(
-        jnp.int32
-    )
+    kind, total = _TYPES[engine]
+    x, weight = cast(x, kind), cast(weight, kind)
+    product = lax.dot_general(x, weight, dims, precision=lax.Precision.HIGHEST, preferred_element_type=total)
+    return cast(product, jnp.int32)
 
 
 @lru_cache(maxsize=8)
@@ -263,13 +270,14 @@ def _conv(strides: Taps, dilations: Taps, engine: Engine) -> Callable[[Array, Ar
     def product(x: Array, w: Array) -> Array:
         # Behind the barrier the compiler cannot fold padding or transposes into the convolution: only the plain
         # channels-last form has a fast integer kernel.
-        x, w = _operands(engine, lax.optimization_barrier(x), w)
+        kind, total = _TYPES[engine]
+        x, w = cast(lax.optimization_barrier(x), kind), cast(w, kind)
         y = lax.conv_general_dilated(
             x, w, strides, "VALID", rhs_dilation=dilations, dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=lax.Precision.HIGHEST,
-            preferred_element_type=jnp.int32 if engine == "int8" else jnp.float32,
+            preferred_element_type=total,
         )  # fmt: skip
-        return y.astype(jnp.int32)
+        return cast(y, jnp.int32)
 
     return _joining(product)
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
-from knerex_jax.emulator.methods import Methods, check, choose
+from knerex_jax.emulator.methods import Methods, check
 from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.trust import methods_here
 from knerex_jax.errors import ConfigError, PlanError
 from knerex_jax.graph.ir import TensorType
 from knerex_jax.program.bounds import Bounds, bound_program, join
@@ -24,6 +27,7 @@ def run_batches(
     inputs: Mapping[str, np.ndarray],
     types: Mapping[str, TensorType],
     batch_size: int,
+    multiple: int = 1,
 ) -> dict[str, np.ndarray]:
     """Runs a compiled step over any number of samples; the last batch is padded, so that there is one shape to compile.
 
@@ -32,13 +36,14 @@ def run_batches(
       inputs: name -> [N, *shape without the model's batch axis].
       types: name -> type of the model input.
       params: first argument of fn.
-      batch_size: samples per call of fn.
+      batch_size: samples per call of fn; rounded up to the next `multiple`.
+      multiple: what fn divides its batch by.
 
     Returns:
       name -> [N, *shape without the model's batch axis].
     """
     count = len(next(iter(inputs.values())))
-    size = min(batch_size, count)
+    size = -(-min(batch_size, count) // multiple) * multiple
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, count, size):
         batch = {}
@@ -77,7 +82,7 @@ class Emulator:
     @cached_property
     def methods(self) -> Methods:
         """How each instruction is computed."""
-        return choose(self.program, self.bounds, jax.default_backend())
+        return methods_here(self.program, self.bounds)
 
     def covers(self, bounds: Bounds) -> bool:
         """Whether its methods hold for constants with these bounds, too."""
@@ -88,18 +93,30 @@ class Emulator:
         return True
 
     @cached_property
-    def _compiled(self) -> dict[tuple[str, ...], Callable[..., Any]]:
+    def _compiled(self) -> dict[tuple[tuple[str, ...], int], Callable[..., Any]]:
         return {}
 
-    def step(self, taps: tuple[str, ...]) -> Callable[..., Any]:
-        """The compiled function of (params, {input: [batch, *shape]}) -> {tensor: codes}."""
-        if taps not in self._compiled:
+    def step(self, taps: tuple[str, ...], devices: int = 1) -> Callable[..., Any]:
+        """The compiled function of (params, {input: [batch, *shape]}) -> {tensor: codes}.
+
+        Args:
+          taps: tensors to return.
+          devices: among which the batch is divided; it has to be a multiple of them.
+        """
+        if (taps, devices) not in self._compiled:
             fn = over_samples(lower_fixed(self.program, self.methods, taps=taps), samples_at_once(self.program))
-            self._compiled[taps] = jax.jit(fn, compiler_options=compiler_options(jax.default_backend()))
-        return self._compiled[taps]
+            fn = fn if devices == 1 else jax.shard_map(fn, **_divided(devices))
+            self._compiled[taps, devices] = jax.jit(fn, compiler_options=compiler_options(jax.default_backend()))
+        return self._compiled[taps, devices]
 
     def codes(
-        self, params: Any, inputs: Mapping[str, Any], *, taps: tuple[str, ...] | None = None, batch_size: int = 32
+        self,
+        params: Any,
+        inputs: Mapping[str, Any],
+        *,
+        taps: tuple[str, ...] | None = None,
+        batch_size: int = 32,
+        devices: int = 1,
     ) -> dict[str, np.ndarray]:
         """Codes of N samples.
 
@@ -108,10 +125,11 @@ class Emulator:
           inputs: name -> float array [N, ...] in place of the model's batch axis.
           taps: tensors to return instead of the outputs.
           batch_size: samples per compiled step.
+          devices: of this process, among which each batch is divided.
 
         Raises:
           ModelError: an input is missing, has the wrong shape, or holds NaN or infinity.
-          ConfigError: unknown tensor.
+          ConfigError: unknown tensor, or fewer devices.
         """
         wanted = self.program.outputs if taps is None else taps
         for t in wanted:
@@ -122,9 +140,23 @@ class Emulator:
             t: TensorType(exact[t].dtype if t in exact else "float32", self.program.shapes[t])
             for t in self.program.inputs
         }
-        codes = run_batches(self.step(tuple(wanted)), params, stack_inputs(inputs, types), types, batch_size)
+        step = self.step(tuple(wanted), devices)
+        codes = run_batches(step, params, stack_inputs(inputs, types), types, batch_size, devices)
         ordered = {t: codes[t] for t in wanted}  # jax sorts them
         return {t: c.astype(exact[t].dtype) if t in exact else c for t, c in ordered.items()}
+
+
+def _divided(devices: int) -> dict[str, Any]:
+    """Options of `jax.shard_map` that divide samples among so many devices, each with all params."""
+    there = jax.local_devices()
+    if not 0 < devices <= len(there):
+        raise ConfigError(
+            f"this process has {len(there)} devices of kind {there[0].device_kind}", where=f"devices={devices}",
+            fix=f"ask for fewer, or set JAX_NUM_CPU_DEVICES={devices} before Python starts to divide a CPU",
+        )  # fmt: skip
+    mesh = Mesh(np.array(there[:devices]), ("samples",))
+    # Nothing passes between devices, so there is nothing for the check of replicated values to find.
+    return {"mesh": mesh, "in_specs": (P(), P("samples")), "out_specs": P("samples"), "check_vma": False}
 
 
 def dequantize(program: Program, constants: Constants, tensor: str, codes: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Many samples through the emulator, a few at a time, so that what a step holds stays in the caches."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -36,18 +36,32 @@ def over_samples(fn: Step, at_once: int) -> Step:
     return run
 
 
-def samples_at_once(program: Program, budget_bytes: int = 24 << 20) -> int:
-    """How many samples to run together: as many as keep the largest sum and its operands within the budget.
+_BUDGETS = {"cpu": 24 << 20}
+_OTHER_BUDGET = 1 << 30
 
-    A power of two, so that usual batches divide by it; a remainder would be compiled a second time.
 
-    Beyond the caches and beyond what malloc keeps mapped (32 MB with glibc), every step pays for its memory again:
-    MobileNetV2, 224 x 224, batch 32: 1.5 times the CPU time of 4 at a time.
-    """
+def samples_at_once(program: Program, budget_bytes: int | None = None) -> int:
+    """How many samples of a program to run together: its largest sum and the operands of it decide."""
     sizes = (
         4 * math.prod(program.shapes[i.output]) + sum(math.prod(program.shapes[t]) for t in i.inputs)
         for i in program.instructions
     )
+    return at_once(sizes, budget_bytes)
+
+
+def at_once(sizes: Iterable[int], budget_bytes: int | None = None) -> int:
+    """How many samples to run together: as many as keep the largest step of one within the budget.
+
+    A power of two, so that usual batches divide by it; a remainder would be compiled a second time.
+
+    On a CPU, beyond the caches and beyond what malloc keeps mapped (32 MB with glibc), every step pays for its memory
+    again: MobileNetV2, 224 x 224, batch 32: 1.5 times the CPU time of 4 at a time.
+
+    Args:
+      sizes: bytes of what each step of one sample makes and reads.
+      budget_bytes: for the largest of them; None: 24 MB on a CPU, 1 GB where work has to fill a device.
+    """
+    budget_bytes = budget_bytes or _BUDGETS.get(jax.default_backend(), _OTHER_BUDGET)
     largest = max(sizes, default=1)  # none where every output is an input
     return 1 << (max(1, min(64, budget_bytes // largest)).bit_length() - 1)
 

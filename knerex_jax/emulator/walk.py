@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 
 from knerex_jax.emulator.fixed import quantize_input, run_instruction
-from knerex_jax.emulator.methods import Methods, choose
+from knerex_jax.emulator.methods import Methods
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.stream import compiler_options, samples_at_once
+from knerex_jax.emulator.trust import methods_here
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.primitives import Instruction, Island, Primitive
 from knerex_jax.program.program import Constants, Program
@@ -72,7 +73,7 @@ def _run(
     """What one instruction makes of its operands; instructions that differ in names alone share a compiled function."""
     names = {t: t if isinstance(i, Island) else f"t{n}" for n, t in enumerate(dict.fromkeys((*i.inputs, *i.outputs)))}
     alone, integers = _alone(i, program, constants, names)
-    methods = choose(alone, bound_program(alone, integers), jax.default_backend())
+    methods = methods_here(alone, bound_program(alone, integers))
     step = steps.get((alone, methods))
     if step is None:
         step = steps[alone, methods] = _compile(alone, methods)

@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
+from knerex_jax.fixedpoint.lanes import add, both, cast, clamp, larger, multiply, shift_left, shift_right
 from knerex_jax.fixedpoint.qformat import data_limits
 
 Arrays = dict[str, np.ndarray]
@@ -29,7 +30,7 @@ def code_dtype(bits: int) -> Any:
 def saturate(value: Array, bits: int) -> Array:
     """Limits integers to the data codes of `bits` (8 or 15) and stores them in their element type."""
     low, high = data_limits(bits)
-    return clamp(value, low, high).astype(code_dtype(bits))
+    return cast(clamp(value, low, high), code_dtype(bits))
 
 
 def saturate_psum(value: Array, psum_bits: int) -> Array:
@@ -39,11 +40,6 @@ def saturate_psum(value: Array, psum_bits: int) -> Array:
     return clamp(value, -(1 << (psum_bits - 1)), (1 << (psum_bits - 1)) - 1)
 
 
-def clamp(value: Array, low: int | Array, high: int | Array) -> Array:
-    """min(max(value, low), high), in the type of `value`."""
-    return jnp.minimum(jnp.maximum(value, low), high)
-
-
 def exact64() -> AbstractContextManager[Any]:
     """Permits 64-bit types for the operations inside, whatever the caller's setting; results must leave as 32 bits."""
     return jax.enable_x64(True)
@@ -51,7 +47,7 @@ def exact64() -> AbstractContextManager[Any]:
 
 def to_int64(value: Array) -> Array:
     """The value as int64; only inside `exact64()`."""
-    wide = value.astype(jnp.int64)
+    wide = cast(value, jnp.int64)
     assert wide.dtype == np.int64, "int64 outside exact64()"
     return wide
 
@@ -70,13 +66,14 @@ def shr(value: Array, n: Array) -> Array:
       n: int32, broadcasts against value.
     """
     top = 31 if value.dtype == jnp.int32 else 63
-    n = n.astype(value.dtype)
-    left = jnp.maximum(-n, 0)
-    value = clamp(value, jnp.left_shift(-1, top - left), ~jnp.left_shift(-1, top - left)) << left
+    n = cast(n, value.dtype)
+    left = larger(-n, 0)
+    least = shift_left(np.asarray(-1, value.dtype), add(top, -left))
+    value = shift_left(clamp(value, least, lax.bitwise_not(least)), left)
     # Two steps, because value + 2**(n-1) may overflow: first to one bit more than wanted, then half up.
-    half = jnp.minimum(jnp.maximum(n, 0), 1)
-    value = value >> clamp(n - 1, 0, top)
-    return (value >> half) + (value & half)
+    half = clamp(n, 0, 1)
+    value = shift_right(value, clamp(add(n, -1), 0, top))
+    return add(shift_right(value, half), both(value, half))
 
 
 def shift_constants(n: np.ndarray) -> Arrays:
@@ -98,7 +95,7 @@ def add_shr(value: Array, right: Array, round: Array) -> Array:
 
     From n = 31 on the result is 0 for all such values, so `right` is limited to 31.
     """
-    return (value + round.astype(value.dtype)) >> right.astype(value.dtype)
+    return shift_right(add(value, cast(round, value.dtype)), cast(right, value.dtype))
 
 
 # Multiplication by a mantissa, then a shift
@@ -134,8 +131,8 @@ def multiply_shr(p: Array, m: Array, round: Array, right: Array) -> Array:
     Exact for every int32 p: floor(p*m / 2**16) comes from the two 16-bit halves of p and stays below 2**30, and
     floor(floor(a) / b) = floor(a / b). Constants from `multiplier_constants` (round = 2**(n-17), right = n - 16).
     """
-    product = (p >> 16) * m + (((p & 0xFFFF) * m) >> 16)
-    return (product + round) >> right
+    product = add(multiply(shift_right(p, 16), m), shift_right(multiply(both(p, 0xFFFF), m), 16))
+    return shift_right(add(product, round), right)
 
 
 def prescale(p: Array, pre: Array) -> Array:
@@ -143,15 +140,16 @@ def prescale(p: Array, pre: Array) -> Array:
 
     p saturates to 32 - pre bits on the way; beyond that the result is beyond the codes of 15 bits for every m >= 1.
     """
-    limit = jnp.right_shift(np.int32(0x7FFFFFFF), pre)
-    return clamp(p, ~limit, limit) << pre
+    limit = shift_right(np.asarray(0x7FFFFFFF, np.int32), pre)
+    return shift_left(clamp(p, lax.bitwise_not(limit), limit), pre)
 
 
 def multiply_shr64(p: Array, m: Array, n: Array) -> Array:
     """shr(p * m, n) for |p| < 2**47, m < 2**15 and 0 <= n <= 62, in int64; only inside `exact64()`."""
-    product, n = to_int64(p) * to_int64(m), to_int64(n)
-    half = jnp.where(n > 0, jnp.left_shift(1, jnp.maximum(n - 1, 0)), 0)
-    return (product + half) >> n
+    product, n = multiply(to_int64(p), to_int64(m)), to_int64(n)
+    # 2**(n-1), or 0 for n = 0: half of 2**n.
+    half = shift_right(shift_left(np.asarray(1, np.int64), n), 1)
+    return shift_right(add(product, half), n)
 
 
 # Numbers of 48 bits without 64-bit types
@@ -166,7 +164,8 @@ def split48(value: np.ndarray) -> np.ndarray:
 def join48(pair: Array, wide: bool) -> Array:
     """The inverse of `split48`: int64 (`wide`, inside `exact64()`), or int32 where a bound says that it fits."""
     pair = to_int64(pair) if wide else pair
-    return (pair[0] << 24) + pair[1]
+    first, second = (lax.index_in_dim(pair, k, 0, keepdims=False) for k in (0, 1))
+    return add(shift_left(first, 24), second)
 
 
 # On the host, for bounds and constants

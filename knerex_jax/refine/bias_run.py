@@ -11,9 +11,10 @@ import numpy as np
 from jax import Array
 
 from knerex_jax.data.sources import stack_inputs
-from knerex_jax.emulator.methods import Method, Methods, choose
+from knerex_jax.emulator.methods import Method, Methods
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.trust import methods_here
 from knerex_jax.graph.ir import Model, TensorType
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
@@ -138,7 +139,7 @@ class Passes:
     def method(self, i: Mac, integers: Integers) -> Method:
         """How a weighted node with these integers runs on any codes."""
         program = alone(i, self.program)
-        return choose(program, bound_program(program, {i.name: integers}), jax.default_backend()).step[i.name]
+        return methods_here(program, bound_program(program, {i.name: integers})).step[i.name]
 
     @cached_property
     def _compiled(self) -> dict[Any, Callable[..., Any]]:

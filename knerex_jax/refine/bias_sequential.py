@@ -19,9 +19,10 @@ import numpy as np
 from jax import Array, lax
 from jax.experimental import io_callback
 
-from knerex_jax.emulator.methods import Methods, check, choose
+from knerex_jax.emulator.methods import Methods, check
 from knerex_jax.emulator.prepare import prepare, prepare_bias
 from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.trust import methods_here
 from knerex_jax.errors import PlanError
 from knerex_jax.program.bounds import StepBound, bound_program
 from knerex_jax.refine.bias_nodes import Integers, Weighted
@@ -65,7 +66,7 @@ class Sequential:
         """For every stage the methods of the instructions between its cuts, on any codes."""
         programs = [s.program(self.passes.program) for s in self.stages]
         bounds = [bound_program(p, self.passes.constants) for p in programs]
-        return tuple(choose(p, b, jax.default_backend()) for p, b in zip(programs, bounds, strict=True))
+        return tuple(methods_here(p, b) for p, b in zip(programs, bounds, strict=True))
 
     @cached_property
     def _bounds(self) -> dict[str, StepBound]:

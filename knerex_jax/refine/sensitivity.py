@@ -10,8 +10,9 @@ import numpy as np
 
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
-from knerex_jax.emulator.methods import Methods, choose
+from knerex_jax.emulator.methods import Methods
 from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.trust import methods_here
 from knerex_jax.emulator.wide import embed, widen
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Graph, Model, Node
@@ -128,7 +129,7 @@ class WideEmulator:
         """The emulator for plans of one widened program."""
         held = list(plans)
         program, bounds = widen(held[0][0]), join([bound_program(*p) for p in held])
-        return cls(program, choose(program, bounds, jax.default_backend()), taps, plans_at_once)
+        return cls(program, methods_here(program, bounds), taps, plans_at_once)
 
     @cached_property
     def _step(self) -> Callable[..., Any]:
