@@ -18,12 +18,11 @@ from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.stream import over_samples, samples_at_once
-from knerex_jax.qat.straight import carry, code_weights
+from knerex_jax.qat.straight import carry, code_data, code_weights
 from knerex_jax.qat.subject import Subject, Trainable
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.simulate.lower import lower_simulated
 from knerex_jax.simulate.params import Quantizer, SimParams, Weights, along, sim_params, weight_steps
-from knerex_jax.simulate.quantizer import quantize
 
 Forward = Callable[[Trainable, "Coded", Mapping[str, Array]], dict[str, Array]]
 """(what is trained, its integers, {input: [B, *shape]}) -> {tensor: float32 [B, *shape]}."""
@@ -95,8 +94,7 @@ def lower_training(subject: Subject, methods: Methods, taps: tuple[str, ...]) ->
 
 
 def _as_emulated(t: str, x: Array, q: Quantizer, gates: None, held: Mapping[str, Array], *, half_up: bool) -> Array:
-    x = quantize(x, q, half_up=half_up)
-    return carry(x, held[t].reshape(x.shape)) if t in held else x
+    return code_data(x, q.factor, q.low, q.high, held[t].reshape(x.shape))
 
 
 def _params(subject: Subject, base: SimParams, trained: Trainable, coded: Coded) -> SimParams:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from knerex_jax.emulator.methods import Methods
-from knerex_jax.emulator.stream import compiler_options
 from knerex_jax.errors import ConfigError
 from knerex_jax.qat.config import QATConfig
 from knerex_jax.qat.forward import Coded, lower_training
@@ -108,7 +106,7 @@ def make_step(
     everywhere = (P(), P(), P(_AXIS))
     gradients = jax.shard_map(share, mesh=mesh, in_specs=everywhere, out_specs=P(), check_vma=False)
 
-    @partial(jax.jit, compiler_options=compiler_options(jax.default_backend()))
+    @jax.jit
     def step(trained: Trainable, state: Any, coded: Coded, batch: Batch) -> tuple[Trainable, Any, Array]:
         value, slopes = gradients(trained, coded, batch)
         # What no gradient reaches must not be moved by one that is not a number.

@@ -1,8 +1,10 @@
 """Straight-through rules: values as the integers have them, gradients as if rounding were the identity.
 
-The rule of the data quantizers is `simulate.quantizer.quantize`; here are those of weights, and the one that lets a
-value that was computed elsewhere (by the planner, by the emulator) take the place of a differentiable one.
+`carry` lets a value that the planner computed take the place of a differentiable one; `code_data` does so with a value
+of the emulator; `code_weights` is the rule of weights.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,48 @@ def carry(surrogate: Array, value: Array) -> Array:
     return value
 
 
-carry.defvjp(lambda surrogate, value: (value, None), lambda _, g: (g, jnp.zeros_like(g)))
+carry.defvjp(lambda surrogate, value: (value, None), lambda _, g: (g, None))
+
+
+@jax.custom_vjp
+def code_data(x: Array, factor: Array, low: Array, high: Array, value: Array) -> Array:
+    """`value`, bit for bit: what the emulator's code for x stands for; its gradients are those of a learned step (LSQ).
+
+    Args:
+      x: float32, the value before its quantizer, as the simulation has it.
+      factor: float32, codes per real unit, broadcastable against x.
+      low, high: least and largest code, scalars.
+      value: float32 like x.
+
+    Returns:
+      `value`. Gradients: 1 with respect to x where a code exists for it (up to half a step beyond the outermost), 0
+      elsewhere. With respect to factor: (x - value) / factor where a code exists, as if rounding added a constant, and
+      -value / factor where x saturates.
+    """
+    return value
+
+
+def _code_data_fwd(x: Array, factor: Array, low: Array, high: Array, value: Array) -> tuple[Array, Any]:
+    return value, (x, factor, low, high, value)
+
+
+def _code_data_bwd(held: Any, g: Array) -> tuple[Array | None, ...]:
+    x, factor, low, high, value = held
+    code = x * factor
+    inside = (code > low - 0.5) & (code < high + 0.5)  # false for NaN
+    passed = jnp.where(inside, g, 0)
+    slope = (passed * jnp.where(inside, x, 0) - g * value) / factor
+    return passed, _summed(slope, factor), None, None, None
+
+
+code_data.defvjp(_code_data_fwd, _code_data_bwd)
+
+
+def _summed(slope: Array, like: Array) -> Array:
+    """Summed over the axes that were broadcast."""
+    lead = slope.ndim - jnp.ndim(like)
+    axes = [k for k in range(slope.ndim) if k < lead or (jnp.shape(like)[k - lead] == 1 and slope.shape[k] > 1)]
+    return jnp.sum(slope, axis=axes).reshape(jnp.shape(like))
 
 
 def code_weights(
