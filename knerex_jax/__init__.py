@@ -2,6 +2,7 @@
 
 from knerex_jax.api import PTQResult as PTQResult
 from knerex_jax.api import run_ptq as run_ptq
+from knerex_jax.api import run_qat as run_qat
 from knerex_jax.check import CheckReport as CheckReport
 from knerex_jax.check import check_model as check_model
 from knerex_jax.compat import convert_channel_last_to_first as convert_channel_last_to_first
@@ -48,6 +49,7 @@ from knerex_jax.prepare.compare import compare_onnx as compare_onnx
 from knerex_jax.prepare.edit import edit_onnx as edit_onnx
 from knerex_jax.prepare.optimize import Optimized as Optimized
 from knerex_jax.prepare.optimize import optimize_onnx as optimize_onnx
+from knerex_jax.qat.config import QATConfig as QATConfig
 from knerex_jax.quantize.config import PTQConfig as PTQConfig
 from knerex_jax.quantize.plan import QuantPlan as QuantPlan
 from knerex_jax.runtime import FixedModel as FixedModel

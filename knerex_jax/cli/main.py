@@ -16,6 +16,7 @@ from knerex_jax.cli.infer import infer
 from knerex_jax.cli.nef import nef
 from knerex_jax.cli.optimize import optimize
 from knerex_jax.cli.ptq import ptq
+from knerex_jax.cli.qat import qat
 from knerex_jax.cli.report import report
 from knerex_jax.cli.simulate import simulate
 from knerex_jax.cli.sweep import sweep
@@ -35,7 +36,7 @@ def knerex() -> None:
 
 
 for each in (
-    ptq, sweep, optimize, edit, check, evaluate, infer, simulate, whatif, nef, verify, report,
+    ptq, qat, sweep, optimize, edit, check, evaluate, infer, simulate, whatif, nef, verify, report,
     compare, doctor, completion,
 ):  # fmt: skip
     knerex.add_command(each)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from knerex_jax.errors import ConfigError
-from knerex_jax.quantize.options import in_range
+from knerex_jax.quantize.config import known_options
+from knerex_jax.quantize.options import check_names, in_range
 
 UserLoss = Callable[[Mapping[str, Any], Mapping[str, Any], Any], Any]
 """(outputs {name: float32 [B, ...]}, the float model's, labels [B, ...] or None) -> a scalar, by `jax.numpy`."""
@@ -63,3 +64,21 @@ class QATConfig:
             k: v if isinstance(v, str | int | float | bool | None) else f"<{type(v).__name__}>"
             for k, v in plain.items()
         }
+
+
+def known_qat_options() -> list[str]:
+    """The names of all options of a fine-tuning."""
+    return [f.name for f in fields(QATConfig)]
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keywords of a run: those of the fine-tuning, and the others."""
+    check_names(options, [*known_options(), *known_qat_options()], where="run_qat")
+    own = {k: v for k, v in options.items() if k in known_qat_options()}
+    return own, {k: v for k, v in options.items() if k not in own}
+
+
+def make_qat_config(**options: Any) -> QATConfig:
+    """A config from keywords; an unknown one is an error with a suggestion."""
+    check_names(options, known_qat_options(), where="QATConfig")
+    return QATConfig(**options)

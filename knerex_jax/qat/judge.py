@@ -76,5 +76,3 @@ def _like(values: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _share(wanted: np.ndarray, made: np.ndarray) -> float:
     expected = wanted.astype(np.float64).reshape(made.shape)
     return float(((made - expected) ** 2).sum() / max(float((expected**2).sum()), np.finfo(np.float64).tiny))
-
-

@@ -1,8 +1,8 @@
 """Which scales of a plan may be learned, and the formats that learned ones make.
 
-A scale belongs to a class of channels that share it (`Structure.classes`): what is learned is one log2 factor per class.
-All members of a class move together, so that every constraint of the plan stays met; the scale of a product moves as
-its operands do. Radices follow in whole bits: a scale is kept within the octave it came from.
+A scale belongs to a class of channels that share it (`Structure.classes`): what is learned is one log2 factor per
+class. All members of a class move together, so that every constraint of the plan stays met; the scale of a product
+moves as its operands do. Radices follow in whole bits: a scale is kept within the octave it came from.
 """
 
 from collections.abc import Collection, Mapping

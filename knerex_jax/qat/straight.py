@@ -33,7 +33,8 @@ def code_data(x: Array, factor: Array, low: Array, high: Array, value: Array) ->
     Args:
       x: float32, the value before its quantizer, as the simulation has it.
       factor: float32, codes per real unit, broadcastable against x.
-      low, high: least and largest code, scalars.
+      low: least code, a scalar.
+      high: largest code.
       value: float32 like x.
 
     Returns:
@@ -67,9 +68,7 @@ def _summed(slope: Array, like: Array) -> Array:
     return jnp.sum(slope, axis=axes).reshape(jnp.shape(like))
 
 
-def code_weights(
-    weight: Array, clip: Array, profile: Array, factor: Array, step: Array, limit: int
-) -> Array:
+def code_weights(weight: Array, clip: Array, profile: Array, factor: Array, step: Array, limit: int) -> Array:
     """What the codes of weights stand for, with a learned step (LSQ) for every output channel.
 
     Every output channel's weights, in units of the input's codes, are limited to +-profile * 2**clip; the largest takes

@@ -218,5 +218,3 @@ def _rms(weight: np.ndarray) -> np.ndarray:
     rest = tuple(range(1, weight.ndim))
     found = np.sqrt(np.mean(weight.astype(np.float64) ** 2, axis=rest, keepdims=True))
     return np.where(found > 0, found, found.max() or 1.0).astype(np.float32)
-
-

@@ -128,7 +128,8 @@ def weight_steps(node: Node, planned: Planned, registry: Mapping[str, OpDef]) ->
     x_radix = np.broadcast_to(x_format.radix, (inputs,)).astype(np.int64)[form.feeding]
     lowest = x_radix.min(axis=1)
     unit = _folded_scale(node, planned, len(form.weight)) * codes["weight_scale"].astype(np.float64)
-    return np.ldexp(x_scale, x_radix - lowest[:, None]) / np.ldexp(unit, codes["weight_radix"].astype(np.int64))[:, None]
+    unit = np.ldexp(unit, codes["weight_radix"].astype(np.int64))
+    return np.ldexp(x_scale, x_radix - lowest[:, None]) / unit[:, None]
 
 
 def _folded_scale(node: Node, planned: Planned, outputs: int) -> np.ndarray:
