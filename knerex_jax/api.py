@@ -48,9 +48,7 @@ from knerex_jax.performance.evaluation import Evaluation, evaluation_of
 from knerex_jax.performance.nominal import nominal_ranges
 from knerex_jax.performance.subject import origins_of, subject_of_compiled, subject_of_onnx
 from knerex_jax.program.bounds import bound_program
-from knerex_jax.qat.config import QATConfig, make_qat_config, split_options
-from knerex_jax.qat.loop import METRICS
-from knerex_jax.qat.run import tune_plan
+from knerex_jax.qat.config import METRICS, QATConfig, make_qat_config, split_options
 from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.quantize.plan import Note, QuantPlan
@@ -210,6 +208,8 @@ def _quantized(
         plan = refined.planned.plan
         planned = replace(refined.planned, plan=replace(plan, notes=(*_qdq(origin, decomposed), *plan.notes)))
     if qat is not None:
+        from knerex_jax.qat.run import tune_plan  # optax takes long to import, and nothing else needs it
+
         with clock("fine-tune"):
             tuned = tune_plan(planned, decomposed, taught, config, qat, folder, ops, progress)
             planned, learned["fine_tuning"] = tuned.planned, qat.to_json() | tuned.to_json()

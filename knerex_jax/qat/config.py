@@ -8,6 +8,9 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.config import known_options
 from knerex_jax.quantize.options import check_names, in_range
 
+METRICS = "qat.csv"
+"""Name of the file of metrics in the output folder."""
+
 UserLoss = Callable[[Mapping[str, Any], Mapping[str, Any], Any], Any]
 """(outputs {name: float32 [B, ...]}, the float model's, labels [B, ...] or None) -> a scalar, by `jax.numpy`."""
 

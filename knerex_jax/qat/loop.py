@@ -21,7 +21,7 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.files import write_atomic
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.qat.checkpoint import CHECKPOINT, Progressed, TrainingCheckpoints
-from knerex_jax.qat.config import QATConfig
+from knerex_jax.qat.config import METRICS, QATConfig
 from knerex_jax.qat.forward import Coded
 from knerex_jax.qat.judge import Judge, Judged
 from knerex_jax.qat.objective import Objective
@@ -30,9 +30,6 @@ from knerex_jax.qat.subject import Subject
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.split import FEWEST_SAMPLES, held_out
-
-METRICS = "qat.csv"
-"""Name of the file of metrics in the output folder."""
 
 
 @dataclass(frozen=True)
