@@ -164,6 +164,9 @@ class _Run:
         mesh = training_mesh(config, batch)
         wanted = _reference(replace(objective, config=replace(config, inner_weight=0.0)), held, batch_size)
         energy = {t: float(np.mean(_energies(wanted[t][teaching]))) or 1.0 for t in objective.judged}
+        if objective.inner:
+            some = _reference(objective, {t: a[teaching[:batch]] for t, a in held.items()}, batch_size)
+            energy |= {t: float(np.mean(_energies(some[t]))) or 1.0 for t in objective.inner}
         own = None if labels is None else np.asarray(labels)
         judge = Judge(
             objective, {t: a[judges] for t, a in inputs.items()}, {t: v[judges] for t, v in wanted.items()},

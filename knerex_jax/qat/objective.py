@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from knerex_jax.lowering.float import lower_float
@@ -69,21 +68,18 @@ class Objective:
         Args:
           made: tensor -> float32 [B, *shape] of the training forward.
           wanted: the same of the float model.
-          energy: judged tensor -> mean energy of one sample, so that every batch is judged alike.
+          energy: tensor -> mean energy of one sample, so that every batch is judged alike.
           labels: of the samples, or None.
         """
         noise = [_energy(made[t] - wanted[t]) / energy[t] for t in self.judged]
         loss = self.config.distillation_weight * jnp.mean(jnp.stack(noise))
         if self.inner:
-            shares = [_energy(made[t] - wanted[t]) / jnp.maximum(_energy(wanted[t]), _TINY) for t in self.inner]
+            shares = [_energy(made[t] - wanted[t]) / energy[t] for t in self.inner]
             loss = loss + self.config.inner_weight * jnp.mean(jnp.stack(shares))
         if self.config.loss is not None:
             outputs = ({t: _in_batch(v[t]) for t in self.real_outputs} for v in (made, wanted))
             loss = loss + self.config.loss_weight * self.config.loss(*outputs, labels)
         return loss
-
-
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 def _energy(x: Array) -> Array:

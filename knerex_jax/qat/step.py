@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ from knerex_jax.qat.subject import Trainable
 
 _AXIS = "data"
 
+_MOMENTUM = 0.9
 _DECAY = 0.99
-"""Of the mean square of the gradients: runs are short."""
+"""Of the mean of the gradients, and of their mean squares: runs are short."""
 
 
 @jax.tree_util.register_dataclass
@@ -51,18 +52,48 @@ def schedule(config: QATConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: QATConfig, units: Trainable) -> optax.GradientTransformation:
-    """Adam in units of what is usual for each number; groups that are not to be trained stay where they are."""
+    """Momentum in units of what is usual for each number; groups that are not to be trained stay where they are.
+
+    Adam would move every number by as much, however little it matters, and codes of few bits would flip at random. Here
+    the step of a number follows its gradient, and the gradients of an array are scaled by their mean square alone.
+    """
     trains = Trainable(config.train_weights, config.train_biases, config.train_clips, config.train_scales)
     groups = {f: getattr(trains, f) for f in ("weights", "biases", "clips", "scales")}
     units = Trainable(**{f: jax.tree.map(lambda u, on=on: u * on, getattr(units, f)) for f, on in groups.items()})
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.tree.map(lambda u, unit: u * unit, updates, units), state
-
-    in_units = optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    in_units = optax.stateless(lambda updates, _: jax.tree.map(lambda u, unit: u * unit, updates, units))
+    # Once for the gradients, so that they are those of the numbers in these units, and once for the steps.
     return optax.chain(
-        optax.scale_by_adam(b2=_DECAY), in_units, optax.scale_by_learning_rate(schedule(config)),
+        in_units, _scale_by_array(), in_units, optax.scale_by_learning_rate(schedule(config)),
     )  # fmt: skip
+
+
+class ArrayState(NamedTuple):
+    """Of `_scale_by_array`: steps, mean of the gradients, and by array the mean of their mean squares."""
+
+    count: Array
+    mean: Any
+    square: Any
+
+
+def _scale_by_array() -> optax.GradientTransformation:
+    """Momentum over the root mean square of all gradients of an array: as Adam, but not number by number."""
+
+    def init(params: Any) -> ArrayState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return ArrayState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(lambda _: jnp.zeros(()), params))
+
+    def update(updates: Any, state: ArrayState, params: Any = None) -> tuple[Any, ArrayState]:
+        count = state.count + 1
+        mean = jax.tree.map(lambda m, g: _MOMENTUM * m + (1 - _MOMENTUM) * g, state.mean, updates)
+        square = jax.tree.map(lambda s, g: _DECAY * s + (1 - _DECAY) * jnp.mean(g**2), state.square, updates)
+        fresh, full = 1 - _MOMENTUM**count, 1 - _DECAY**count
+        made = jax.tree.map(
+            lambda m, s: (m / fresh) * lax.rsqrt(jnp.maximum(s / full, jnp.finfo(jnp.float32).tiny)), mean, square
+        )
+        return made, ArrayState(count, mean, square)
+
+    return optax.GradientTransformation(init, update)
 
 
 def training_mesh(config: QATConfig, batch: int) -> Mesh:
