@@ -1,7 +1,7 @@
 """One training step, compiled: loss and gradients over all devices, and the optimizer."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,8 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.qat.config import QATConfig
 from knerex_jax.qat.forward import Coded, lower_training
 from knerex_jax.qat.objective import Objective
-from knerex_jax.qat.subject import Trainable
+from knerex_jax.qat.straight import limits
+from knerex_jax.qat.subject import Subject, Trainable
 
 _AXIS = "data"
 
@@ -39,8 +40,8 @@ class Batch:
     labels: Any
 
 
-StepFn = Callable[[Trainable, Any, Coded, Batch], tuple[Trainable, Any, Array]]
-"""(trained, state of the optimizer, integers of `trained`, batch) -> the next two, and the loss."""
+StepFn = Callable[[Trainable, Any, Coded, Batch, Any], tuple[Trainable, Any, Array]]
+"""(trained, state of the optimizer, integers of `trained`, batch, share of the training done) -> the next two, loss."""
 
 
 def schedule(config: QATConfig) -> optax.Schedule:
@@ -96,6 +97,21 @@ def _scale_by_array() -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def settled(subject: Subject, trained: Trainable, coded: Coded, share: Any) -> Trainable:
+    """Weights pulled toward the codes that they round to, by a share of the way.
+
+    Without, weights halfway between two codes flip at every step, and the noise of that is what the training ends with.
+    Source: Nagel et al., Overcoming Oscillations in Quantization-Aware Training, 2022 (dampening, here decoupled).
+    """
+    weights = {}
+    for n in subject.nodes:
+        w, step = trained.weights[n.name], coded.steps[n.name]
+        bound = limits(trained.clips[n.name], n.profile)
+        code = jnp.rint(w / step) * step
+        weights[n.name] = jnp.where(jnp.abs(w) < bound, w + share * (code - w), w)
+    return replace(trained, weights=weights)
+
+
 def training_mesh(config: QATConfig, batch: int) -> Mesh:
     """The devices that share a batch.
 
@@ -124,6 +140,7 @@ def make_step(
     mesh: Mesh,
 ) -> StepFn:  # fmt: skip
     """The compiled step for all integers within the bounds that the methods were chosen for."""
+    config = objective.config
     forward = lower_training(objective.subject, methods, objective.taps)
     reference = objective.float_values()
 
@@ -138,11 +155,12 @@ def make_step(
     gradients = jax.shard_map(share, mesh=mesh, in_specs=everywhere, out_specs=P(), check_vma=False)
 
     @jax.jit
-    def step(trained: Trainable, state: Any, coded: Coded, batch: Batch) -> tuple[Trainable, Any, Array]:
+    def step(trained: Trainable, state: Any, coded: Coded, batch: Batch, done: Any) -> tuple[Trainable, Any, Array]:
         value, slopes = gradients(trained, coded, batch)
         # What no gradient reaches must not be moved by one that is not a number.
         slopes = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), slopes)
         updates, state = optimizer.update(slopes, state, trained)
-        return optax.apply_updates(trained, updates), state, value
+        trained = settled(objective.subject, optax.apply_updates(trained, updates), coded, config.damping * done)
+        return trained, state, value
 
     return step
