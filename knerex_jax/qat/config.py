@@ -27,14 +27,13 @@ class QATConfig:
       ConfigError: a value is out of range, or the parts do not go together.
     """
 
-    steps: int = _option(1000, "training steps at most")
-    learning_rate: float = _option(0.002, "share of what is usual for a number that one step moves it by, at most")
-    warmup: int = _option(50, "steps in which the learning rate rises; it falls along a cosine behind them")
+    steps: int = _option(300, "training steps at most")
+    learning_rate: float = _option(0.001, "share of what is usual for a number that one step moves it by, at most")
+    warmup: int = _option(25, "steps in which the learning rate rises; it falls along a cosine behind them")
     train_batch: int = _option(32, "samples per training step, over all devices")
     train_samples: int = _option(4096, "calibration samples, at most, that are kept in memory to train on")
-    evaluate_every: int = _option(50, "steps between two judgements on held-out samples")
+    evaluate_every: int = _option(25, "steps between two judgements on held-out samples")
     patience: int = _option(10, "judgements without improvement after which training stops")
-    damping: float = _option(0.03, "share of the way to its code that a step pulls a weight, at the end; grows from 0")
     inner_weight: float = _option(0.0, "weight of the inner tensors' error beside that of the outputs")
     train_weights: bool = _option(True, "train the weights")
     train_biases: bool = _option(True, "train the biases")
@@ -53,7 +52,6 @@ class QATConfig:
         for name in ("warmup", "inner_weight", "loss_weight", "distillation_weight"):
             in_range(name, getattr(self, name), 0, None)
         in_range("learning_rate", self.learning_rate, 0, 1)
-        in_range("damping", self.damping, 0, 1)
         in_range("train_samples", self.train_samples, 8, None)
         if self.devices is not None:
             in_range("devices", self.devices, 1, None)

@@ -215,7 +215,7 @@ class _Run:
             planned = self.subject.planned(trained)
             _, step = self.engine.serve(planned)
             coded, batch = place(self.mesh, Coded.of(self.subject, planned), self._batch(k))
-            trained, optimizer, loss = step(trained, optimizer, coded, batch, np.float32(k / config.steps))
+            trained, optimizer, loss = step(trained, optimizer, coded, batch)
             losses.append(loss)
             if progress is not None:
                 progress(k + 1, config.steps)

@@ -26,12 +26,6 @@ from knerex_jax.targets.spec import Target
 _NARROW_BITS = 4
 """Codes this narrow start with the clipping of weights that errs least; wider ones with none."""
 
-_BIAS_SHARE = 1 / 16
-"""What is usual for a bias, as a share of the range of its output."""
-
-_OCTAVES = 0.25
-"""What is usual for the logarithm of a range or scale."""
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -141,12 +135,12 @@ class Subject:
         return Trainable(
             weights={n.name: _rms(n.form.weight) for n in self.nodes},
             biases={
-                n.name: np.broadcast_to(_BIAS_SHARE * reach[n.y], n.form.bias.shape).astype(np.float32)
+                n.name: np.broadcast_to(reach[n.y], n.form.bias.shape).astype(np.float32)
                 for n in self.nodes
                 if n.form.bias is not None
             },
-            clips={n.name: np.full(len(n.form.weight), _OCTAVES, np.float32) for n in self.nodes},
-            scales=np.where(self.classes.free, np.float32(_OCTAVES), np.float32(0)),
+            clips={n.name: np.ones(len(n.form.weight), np.float32) for n in self.nodes},
+            scales=self.classes.free.astype(np.float32),
         )
 
     def planned(self, trained: Trainable) -> Planned:
