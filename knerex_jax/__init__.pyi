@@ -2,6 +2,7 @@
 
 from .api import PTQResult as PTQResult
 from .api import run_ptq as run_ptq
+from .api import run_qat as run_qat
 from .check import CheckReport as CheckReport
 from .check import check_model as check_model
 from .compat import convert_channel_last_to_first as convert_channel_last_to_first
@@ -49,6 +50,7 @@ from .prepare.compare import compare_onnx as compare_onnx
 from .prepare.edit import edit_onnx as edit_onnx
 from .prepare.optimize import Optimized as Optimized
 from .prepare.optimize import optimize_onnx as optimize_onnx
+from .qat.config import QATConfig as QATConfig
 from .quantize.config import PTQConfig as PTQConfig
 from .quantize.plan import QuantPlan as QuantPlan
 from .runner import load_samples as load_samples

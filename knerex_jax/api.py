@@ -1,4 +1,4 @@
-"""`run_ptq`, which chains the stages of `flow`."""
+"""`run_ptq`, which chains the stages of `flow`, and `run_qat`, which fine-tunes what they planned."""
 
 import hashlib
 import os
@@ -48,6 +48,7 @@ from knerex_jax.performance.evaluation import Evaluation, evaluation_of
 from knerex_jax.performance.nominal import nominal_ranges
 from knerex_jax.performance.subject import origins_of, subject_of_compiled, subject_of_onnx
 from knerex_jax.program.bounds import bound_program
+from knerex_jax.qat.config import METRICS, QATConfig, make_qat_config, split_options
 from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.quantize.plan import Note, QuantPlan
@@ -75,7 +76,7 @@ class PTQResult:
     Attributes:
       paths: "origin", "decomposed", "scaled", "bie", "report_html", "report_json", "calibration", "config" (which
         repeats the run) -> file; "wqbi" where weights or biases were refined; "nef", "integer_onnx", "qdq_onnx" where
-        they can be had (else a note says why not); "dump" if asked for.
+        they can be had (else a note says why not); "dump" if asked for; "metrics" of a fine-tuning.
       snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
       plan: formats and notes.
       bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and
@@ -123,8 +124,50 @@ def run_ptq(
         return _quantized(config, path, folder, ops, progress)
 
 
-def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: Progress | None) -> PTQResult:
-    """Modes 1 to 3."""
+def run_qat(
+    config: PTQConfig | None = None,
+    qat: QATConfig | None = None,
+    /,
+    *,
+    progress: Progress | None = None,
+    ops: Ops = REGISTRY,
+    **options: Any,
+) -> PTQResult:
+    """`run_ptq` with quantization-aware fine-tuning of the plan before its files are written.
+
+    Weights, biases, their ranges and the scales of the data are trained behind the plan's own integers to come close to
+    the float model, without labels, on the calibration data; one sample of four judges. Weights learned or biases
+    adjusted (`weight_rounding`, `optimize`) are where training starts. A plan that training does not make better on
+    held-out samples stays as it is, with a note. A run that was cut off goes on where it was, in the same folder.
+
+    Args:
+      config: what to quantize, and how; or give its fields as keywords.
+      qat: how to train; or give its fields as keywords.
+      progress: called with (stage, samples, nodes or steps done, in total or None).
+      ops: operator records.
+      **options: fields of `PTQConfig` and of `QATConfig`.
+
+    Returns:
+      As `run_ptq`, from the same planner; `report["learned"]["fine_tuning"]` says what training brought.
+
+    Raises:
+      KnerexError: with what is wrong, where, and how to fix it; nothing is written then.
+    """
+    own, rest = split_options(options)
+    qat = make_qat_config(**own) if qat is None else replace(qat, **own) if own else qat
+    config = make_config(**rest) if config is None else replace(config, **rest) if rest else config
+    if config.mode == 0:
+        fix = "use mode 1 to 3, or run_ptq"
+        raise ConfigError("mode 0 estimates, there is nothing to fine-tune", where="mode", fix=fix)
+    path = _required(config)
+    with output_folder(config.p_output) as folder, _enough_memory(path):
+        return _quantized(config, path, folder, ops, progress, qat)
+
+
+def _quantized(
+    config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: Progress | None, qat: QATConfig | None = None
+) -> PTQResult:
+    """Modes 1 to 3, with fine-tuning or without."""
     asked, clock = config, _Clock()
     with clock("read"):
         shapes = shapes_from_data(declared_shapes(path), config.np_txt, config.layout)
@@ -134,6 +177,7 @@ def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: 
     with clock("calibrate"):
         searched = searched_configs(config)
         remembered = LEARN_SAMPLES if searched or config.learns or config.mode == 3 else SNR_SAMPLES
+        remembered = remembered if qat is None else max(remembered, qat.train_samples)
         source, kept = _remember(open_calibration(config.np_txt, decomposed, config), remembered)
         report_samples = None if progress is None else lambda done: progress("calibrate", done, source.count)
         checkpoints = checkpoints_of(folder, decomposed, source, config, also=searched.values(), ops=ops)
@@ -143,7 +187,8 @@ def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: 
         )  # fmt: skip
         if checkpoints.resumed:
             _read_missing(source, remembered, kept)
-    samples = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
+    taught = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
+    samples = {t: a[:LEARN_SAMPLES] for t, a in taught.items()}
     learned: dict[str, Any] = {}
     candidates = (Candidate("", config, ranges_of(measured, config)),)
     if searched:
@@ -162,6 +207,13 @@ def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: 
         learned |= refined.records
         plan = refined.planned.plan
         planned = replace(refined.planned, plan=replace(plan, notes=(*_qdq(origin, decomposed), *plan.notes)))
+    if qat is not None:
+        from knerex_jax.qat.run import tune_plan  # optax takes long to import, and nothing else needs it
+
+        with clock("fine-tune"):
+            tuned = tune_plan(planned, decomposed, taught, config, qat, folder, ops, progress)
+            planned, learned["fine_tuning"] = tuned.planned, qat.to_json() | tuned.to_json()
+    with clock("plan"):
         bounds = bound_program(planned.program, planned.constants)
     held, samples = samples, {t: a[:SNR_SAMPLES] for t, a in samples.items()}
     on_cpu = cpu_nodes(decomposed, planned.structure, config.target, ops)
@@ -208,9 +260,10 @@ def _quantized(config: PTQConfig, path: Path, folder: Path, ops: Ops, progress: 
     nef = None
     if compiled is not None:
         nef = encode_nef(Nef((nef_model(bie, compiled, config.model_id, config.model_version),)))
-    again, page = config_text(asked, folder), render_report(report)
+    again, page = config_text(asked, folder, qat=qat and qat.to_json()), render_report(report)
     files = StageFiles(path.stem, origin, planned, bie, report, page, ranges, nef, exports.models, again, ops)
     paths = write_stages(files, folder)
+    paths |= {} if qat is None else {"metrics": folder / METRICS}
     paths |= dump_of_run(fixed, planned, config, kept, folder / f"{path.stem}.dump.zip", ops)
     if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
         write_candidates(mixed.candidates, folder)
@@ -268,7 +321,7 @@ class _Clock:
     def __call__(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[stage] = round(time.perf_counter() - started, 3)
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - started, 3)
 
 
 def _qdq(origin: Model, decomposed: Model) -> tuple[Note, ...]:

@@ -22,6 +22,9 @@ from knerex_jax.quantize.options import check_names
 RUN_FILE = "run.toml"
 """Name of the file that a run leaves beside its results; `knerex ptq --config` of it repeats the run."""
 
+QAT_TABLE = "qat"
+"""The table in such a file that holds the options of a fine-tuning."""
+
 _PATHS = ("p_onnx", "np_txt", "p_output", "quan_config", "ip_config")
 
 
@@ -50,6 +53,19 @@ def read_options(path: str | Path) -> dict[str, Any]:
       ConfigError: not readable, or an unknown option (with a suggestion).
     """
     return understood(read_table(path), Path(path).parent, where=str(path))
+
+
+def read_qat_options(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`read_options` of a file that may also have a table `qat`: the fields of `PTQConfig`, and those of `QATConfig`.
+
+    Raises:
+      ConfigError: not readable, an unknown option of `PTQConfig` (with a suggestion), or `qat` is no table.
+    """
+    table = read_table(path)
+    qat = table.pop(QAT_TABLE, {})
+    if not isinstance(qat, dict):
+        raise ConfigError("qat is no table", where=str(path), fix="write a line [qat] above its options")
+    return understood(table, Path(path).parent, where=str(path)), qat
 
 
 def understood(table: Mapping[str, Any], folder: Path, *, where: str) -> dict[str, Any]:
@@ -90,12 +106,13 @@ def read_table(path: str | Path) -> dict[str, Any]:
     return held
 
 
-def config_text(config: PTQConfig, folder: Path) -> str:
+def config_text(config: PTQConfig, folder: Path, *, qat: Mapping[str, Any] | None = None) -> str:
     """The config as a TOML file that repeats the run.
 
     Args:
       config: all options that are not None are written; a path that was relative is relative to the folder.
       folder: where the file will lie; it is the output folder of the repetition.
+      qat: options of its fine-tuning, if it has one, as plain data.
     """
     table, lost = {}, []
     for f in fields(config):
@@ -105,8 +122,10 @@ def config_text(config: PTQConfig, folder: Path) -> str:
         elif value is not None:
             plain = _plain(f.name, value, folder)
             (lost.append(f.name) if plain is None else table.__setitem__(f.name, plain))
+    if qat is not None:
+        table[QAT_TABLE] = {k: v for k, v in qat.items() if v is not None and not str(v).startswith("<")}
     head = [
-        f"# A run of knerex_jax {_version()}. Repeat it: knerex ptq --config {RUN_FILE}",
+        f"# A run of knerex_jax {_version()}. Repeat it: knerex {'ptq' if qat is None else 'qat'} --config {RUN_FILE}",
         "# Relative paths start at the folder of this file; options of the command line come first.",
         *(_lost_line(name, getattr(config, name)) for name in lost),
     ]

@@ -24,9 +24,14 @@ def is_default(options: Mapping[str, Any]) -> bool:
     return Path(model) == embedded.model_path() and data in (None, CALIBRATION)
 
 
+def default_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with the model and data that ship with the package where none are given."""
+    return {"p_onnx": embedded.model_path(), "np_txt": CALIBRATION, **options}
+
+
 def run_default(options: Mapping[str, Any], *, progress: Progress | None = None) -> tuple[PTQResult, dict[str, str]]:
     """Quantizes the digit CNN and scores float and fixed top-1 on labelled digits it was not calibrated on."""
-    config = make_config(**{"p_onnx": embedded.model_path(), "np_txt": CALIBRATION, **options})
+    config = make_config(**default_options(options))
     result = run_ptq(config, progress=progress)
     if config.mode == 0:
         return result, {}

@@ -20,8 +20,8 @@ from knerex_jax.artifacts.bie import Bie
 from knerex_jax.artifacts.report import versions
 from knerex_jax.emulator.methods import Method
 from knerex_jax.emulator.stream import compiler_options
-from knerex_jax.files import cache_dir
 from knerex_jax.emulator.trust import methods_here
+from knerex_jax.files import cache_dir
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.flow import decompose_onnx
 from knerex_jax.match import bit_true_match

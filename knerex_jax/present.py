@@ -58,6 +58,11 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
         console.print(f"note: {note}")
     for hint in report["hints"]:
         console.print(f"hint: {hint}")
+    if (tuned := report["learned"].get("fine_tuning")) is not None and tuned["kept"]:
+        console.print(
+            "fine-tuning: {before:.1f} -> {after:.1f} dB on held-out samples".format(**tuned["snr_db"])
+            + f", best behind step {tuned['best_step']} of {tuned['steps']}"
+        )
     for name, snr in result.snr_db.items():
         flag = "" if snr >= 20 else "  [bold red]below 20 dB[/]"
         console.print(f"SNR of {name}: {snr:.1f} dB on {report['snr_samples']} calibration samples{flag}")

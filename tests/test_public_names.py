@@ -7,11 +7,11 @@ import knerex_jax
 
 PUBLIC = """
 ArtifactError Box CheckReport Comparison CompileError ConfigError Dump Evaluation FixedModel FloatModel HeatMap
-HookError Inferred KnerexError Label ModelEntry ModelError NpuModel Optimized PTQConfig PTQResult PlanError QuantPlan
-REGISTRY Simulation SimulationError TARGETS UnsupportedOpError add_scores analyze bit_true_match check_model
+HookError Inferred KnerexError Label ModelEntry ModelError NpuModel Optimized PTQConfig PTQResult PlanError QATConfig
+QuantPlan REGISTRY Simulation SimulationError TARGETS UnsupportedOpError add_scores analyze bit_true_match check_model
 combine_nef compare_onnx compile convert_channel_last_to_first decompose_onnx dump edit_onnx evaluate extract_nef
-get_radix infer keep_compilations kneron_inference load_config load_dump load_onnx load_samples lower_fixed lower_float
-make_plan nef_info optimize_onnx run_ptq simulate_images verify
+get_radix infer keep_compilations kneron_inference load_config load_dump load_onnx load_samples lower_fixed
+lower_float make_plan nef_info optimize_onnx run_ptq run_qat simulate_images verify
 """.split()
 
 

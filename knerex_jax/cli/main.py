@@ -17,6 +17,7 @@ Exit codes: 0 done; 1 a fault in what was given, or the answer is no;
 
 _COMMANDS = {
     "ptq": "Quantizes a model; without --p-onnx, the digit CNN that ships with the package.",
+    "qat": "Quantizes a model and fine-tunes it, without labels.",
     "sweep": "Tries every combination of the settings in a file.",
     "optimize": "Writes a model with fewer and plainer operators, checked against it.",
     "edit": "Cuts a model, changes shapes of its inputs and names of its tensors.",

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from knerex_jax.data.shapes import parse_shape as parse_shape
+from knerex_jax.qat.config import QATConfig, known_qat_options
 from knerex_jax.quantize.config import PTQConfig
 
 INPUT_SHAPE = click.option(
@@ -29,7 +30,7 @@ def _option_type(name: str, default: Any) -> Any:
         return click.Path()
     if isinstance(default, bool):
         return click.BOOL
-    if isinstance(default, int):
+    if isinstance(default, int) or name == "devices":
         return click.INT
     if isinstance(default, float) or name in _FLOATS:
         return click.FLOAT
@@ -38,11 +39,16 @@ def _option_type(name: str, default: Any) -> Any:
 
 def config_options(names: Collection[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """One option per field of PTQConfig, with its name, default and help."""
-    return lambda command: _with_options(command, names)
+    return lambda command: _with_options(command, PTQConfig, names)
 
 
-def _with_options(command: Callable[..., Any], wanted: Collection[str]) -> Callable[..., Any]:
-    for f in reversed([f for f in fields(PTQConfig) if f.name in wanted]):
+def qat_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option per field of QATConfig that a command line can hold."""
+    return _with_options(command, QATConfig, set(known_qat_options()) - {"loss", "labels"})
+
+
+def _with_options(command: Callable[..., Any], config: type[Any], wanted: Collection[str]) -> Callable[..., Any]:
+    for f in reversed([f for f in fields(config) if f.name in wanted]):
         text, spelled = f.metadata["help"], f.name.replace("_", "-")
         if f.name == "input_shape":
             option = click.option("--input-shape", "input_shape", multiple=True, metavar="NAME:1,3,224,224", help=text)

@@ -84,6 +84,11 @@ class WhatIf:
         """
         folder = Path(folder)
         report = _report(folder / "model_fx_report.json")
+        if report["learned"].get("fine_tuning", {}).get("kept"):
+            raise ArtifactError(
+                "its formats were fine-tuned: they do not follow from its ranges, so it cannot be planned again",
+                where=str(folder), fix="ask about the run without fine-tuning",
+            )  # fmt: skip
         stem = report["model"]["name"]
         bie = load_bie(folder / f"{stem}.bie")
         model = decompose_model(load_onnx(folder / f"{stem}.origin.onnx", ops=ops), ops)

@@ -218,7 +218,7 @@ def _transpose_mac(node: Node, model: Model) -> MacForm:
 
     def restore(w: np.ndarray) -> np.ndarray:
         grouped = w.reshape(a.group, per_group, feeding_each, *kernel)
-        return np.moveaxis(grouped, 2, 1).reshape(inputs, per_group, *kernel)
+        return grouped.swapaxes(1, 2).reshape(inputs, per_group, *kernel)
 
     return MacForm(
         weight=turn(weight), bias=model.constant(node.inputs[2]) if len(node.inputs) > 2 else None,

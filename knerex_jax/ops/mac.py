@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class MacForm:
       weight: float32 [O, J, *kernel], J the inputs that feed an output.
       bias: float32 [O] or None; input 2 of the node where it has one.
       feeding: int [O, J], number of the input channel behind weight[o, j].
-      restore: [O, J, *kernel] -> the layout of the node's own weight input.
+      restore: [O, J, *kernel] -> the layout of the node's own weight input; takes JAX arrays, too.
       axis: channel axis of the output.
     """
 
@@ -37,7 +37,7 @@ class MacForm:
     bias: np.ndarray | None
     feeding: np.ndarray
     kind: Literal["conv", "conv_transpose", "dense", "diagonal"]
-    restore: Callable[[np.ndarray], np.ndarray] = lambda w: w
+    restore: Callable[[Any], Any] = lambda w: w
     axis: int = 1
     window: Window | None = None
     group: int = 1

@@ -120,23 +120,37 @@ def _quantizer(f: QFormat, rank: int) -> Quantizer:
     return Quantizer(along(f.factor.astype(np.float32), f.axis, rank), np.float32(low), np.float32(high))
 
 
-def _dequantized(node: Node, planned: Planned, registry: Mapping[str, OpDef]) -> Weights:
-    """Section 4 of the contract backwards, in float64."""
+def weight_steps(node: Node, planned: Planned, registry: Mapping[str, OpDef]) -> np.ndarray:
+    """What one code of each weight of a weighted node stands for, in real units: float64 [O, J], J inputs by output."""
     form, codes, formats = mac_form(node, planned, registry), planned.constants[node.name], planned.plan.formats
-    outputs, inputs = len(form.weight), int(form.feeding.max()) + 1
-    act = planned.plan.fused.get(node.name)
-    y = planned.model.graph.node[act or node.name]
-    x_format, y_format = formats[node.inputs[0]], formats[y.outputs[0]]
+    inputs, x_format = int(form.feeding.max()) + 1, formats[node.inputs[0]]
     x_scale = np.broadcast_to(x_format.scale, (inputs,)).astype(np.float64)[form.feeding]
     x_radix = np.broadcast_to(x_format.radix, (inputs,)).astype(np.int64)[form.feeding]
-    # A fused hard-swish folds the scale 1 instead of the output's.
-    y_scale = np.ones(outputs) if act and y.op_type == "HardSwish" else y_format.scale.astype(np.float64)
-    y_scale = np.broadcast_to(y_scale, (outputs,))
     lowest = x_radix.min(axis=1)
-    w_radix, w_scale = codes["weight_radix"].astype(np.int64), codes["weight_scale"].astype(np.float64)
-    step = np.ldexp(x_scale, x_radix - lowest[:, None]) / np.ldexp(w_scale * y_scale, w_radix)[:, None]
+    unit = _folded_scale(node, planned, len(form.weight)) * codes["weight_scale"].astype(np.float64)
+    unit = np.ldexp(unit, codes["weight_radix"].astype(np.int64))
+    return np.ldexp(x_scale, x_radix - lowest[:, None]) / unit[:, None]
+
+
+def _folded_scale(node: Node, planned: Planned, outputs: int) -> np.ndarray:
+    """The scale of the output that the weights hold, float64 [O]; a fused hard-swish folds 1 instead."""
+    graph, act = planned.model.graph, planned.plan.fused.get(node.name)
+    y = graph.node[act or node.name]
+    if act and y.op_type == "HardSwish":
+        return np.ones(outputs)
+    return np.broadcast_to(planned.plan.formats[y.outputs[0]].scale, (outputs,)).astype(np.float64)
+
+
+def _dequantized(node: Node, planned: Planned, registry: Mapping[str, OpDef]) -> Weights:
+    """Section 4 of the contract backwards, in float64."""
+    form, codes = mac_form(node, planned, registry), planned.constants[node.name]
+    x_format, outputs = planned.plan.formats[node.inputs[0]], len(form.weight)
+    x_radix = np.broadcast_to(x_format.radix, (int(form.feeding.max()) + 1,)).astype(np.int64)
+    lowest = x_radix[form.feeding].min(axis=1)
+    step = weight_steps(node, planned, registry)
     steps = np.broadcast_to(step[(...,) + (None,) * (form.weight.ndim - 2)], form.weight.shape)
     integers = np.asarray(codes["weight"], np.float64)
     weight = integers if form.kind == "conv_transpose" else form.restore(integers.reshape(form.weight.shape))
-    bias = codes["bias"] / np.ldexp(w_scale * y_scale, w_radix + lowest - codes["n1"])
+    unit = codes["weight_scale"].astype(np.float64) * _folded_scale(node, planned, outputs)
+    bias = codes["bias"] / np.ldexp(unit, codes["weight_radix"].astype(np.int64) + lowest - codes["n1"])
     return Weights((weight * form.restore(steps)).astype(np.float32), bias.astype(np.float32))

@@ -1,0 +1,92 @@
+"""What training lowers: the noise at the outputs, beside it that of inner tensors and a loss of the user's."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from knerex_jax.lowering.float import lower_float
+from knerex_jax.qat.config import QATConfig
+from knerex_jax.qat.subject import Subject
+from knerex_jax.refine.sensitivity import judged_tensors
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of one subject under one config.
+
+    Attributes:
+      subject: what is trained.
+      config: weights of the parts.
+    """
+
+    subject: Subject
+    config: QATConfig
+
+    @cached_property
+    def judged(self) -> tuple[str, ...]:
+        """Tensors whose noise counts: the real outputs, and what goes into a last softmax or sigmoid instead of it."""
+        return judged_tensors(self.subject.base.model)
+
+    @cached_property
+    def real_outputs(self) -> tuple[str, ...]:
+        """What a loss of the user's sees."""
+        model = self.subject.base.model
+        return tuple(t for t in model.graph.outputs if t not in model.exact)
+
+    @cached_property
+    def inner(self) -> tuple[str, ...]:
+        """Outputs of the trained nodes; none where their error does not count."""
+        ys = dict.fromkeys(n.y for n in self.subject.nodes)
+        return tuple(t for t in ys if t not in self.judged) if self.config.inner_weight else ()
+
+    @cached_property
+    def taps(self) -> tuple[str, ...]:
+        """Tensors that the loss needs of the training forward."""
+        outputs = self.real_outputs if self.config.loss is not None else ()
+        return tuple(dict.fromkeys((*self.judged, *self.inner, *outputs)))
+
+    def float_values(self) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        """{input: [B, *shape]} -> {tensor: [B, *shape]} of the float model, for `taps`; not compiled."""
+        fn, params = lower_float(self.subject.base.model, taps=self.taps, registry=self.subject.registry)
+
+        def values(batch: Mapping[str, Array]) -> dict[str, Array]:
+            made = jax.vmap(lambda sample: fn(params, sample))(batch)
+            return {t: made[t] for t in self.taps}
+
+        return values
+
+    def __call__(
+        self, made: Mapping[str, Array], wanted: Mapping[str, Array], energy: Mapping[str, Array], labels: Any
+    ) -> Array:
+        """The loss of a batch, a scalar.
+
+        Args:
+          made: tensor -> float32 [B, *shape] of the training forward.
+          wanted: the same of the float model.
+          energy: tensor -> mean energy of one sample, so that every batch is judged alike.
+          labels: of the samples, or None.
+        """
+        noise = [_energy(made[t] - wanted[t]) / energy[t] for t in self.judged]
+        loss = self.config.distillation_weight * jnp.mean(jnp.stack(noise))
+        if self.inner:
+            shares = [_energy(made[t] - wanted[t]) / energy[t] for t in self.inner]
+            loss = loss + self.config.inner_weight * jnp.mean(jnp.stack(shares))
+        if self.config.loss is not None:
+            outputs = ({t: _in_batch(v[t]) for t in self.real_outputs} for v in (made, wanted))
+            loss = loss + self.config.loss_weight * self.config.loss(*outputs, labels)
+        return loss
+
+
+def _energy(x: Array) -> Array:
+    """Mean energy of a sample of the batch."""
+    return jnp.sum(x**2) / x.shape[0]
+
+
+def _in_batch(x: Array) -> Array:
+    """[B, 1, ...] -> [B, ...]: the samples take the place of the model's batch axis."""
+    return x[:, 0] if x.ndim > 1 and x.shape[1] == 1 else x

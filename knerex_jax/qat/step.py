@@ -1,0 +1,112 @@
+"""One training step, compiled: loss and gradients over all devices, and the optimizer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from knerex_jax.emulator.methods import Methods
+from knerex_jax.errors import ConfigError
+from knerex_jax.qat.config import QATConfig
+from knerex_jax.qat.forward import Coded, lower_training
+from knerex_jax.qat.objective import Objective
+from knerex_jax.qat.subject import Trainable
+
+_AXIS = "data"
+
+_DECAY = 0.99
+"""Of the mean square of the gradients: runs are short."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one step; every array starts with [B].
+
+    Attributes:
+      inputs: input -> [B, *shape].
+      labels: [B, ...] or None.
+    """
+
+    inputs: Mapping[str, Any]
+    labels: Any
+
+
+StepFn = Callable[[Trainable, Any, Coded, Batch], tuple[Trainable, Any, Array]]
+"""(trained, state of the optimizer, integers of `trained`, batch) -> the next two, and the loss."""
+
+
+def schedule(config: QATConfig) -> optax.Schedule:
+    """Learning rate by step: up in a line, down along a cosine."""
+    warmup = min(config.warmup, config.steps // 4)
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else config.learning_rate, config.learning_rate, warmup, max(config.steps, warmup + 1)
+    )
+
+
+def make_optimizer(config: QATConfig, units: Trainable) -> optax.GradientTransformation:
+    """Adam in units of what is usual for each number; groups that are not to be trained stay where they are."""
+    trains = Trainable(config.train_weights, config.train_biases, config.train_clips, config.train_scales)
+    groups = {f: getattr(trains, f) for f in ("weights", "biases", "clips", "scales")}
+    units = Trainable(**{f: jax.tree.map(lambda u, on=on: u * on, getattr(units, f)) for f, on in groups.items()})
+
+    in_units = optax.stateless(lambda updates, _: jax.tree.map(lambda u, unit: u * unit, updates, units))
+    return optax.chain(optax.scale_by_adam(b2=_DECAY), in_units, optax.scale_by_learning_rate(schedule(config)))
+
+
+def training_mesh(config: QATConfig, batch: int) -> Mesh:
+    """The devices that share a batch.
+
+    Raises:
+      ConfigError: there are not so many, or they do not divide the batch.
+    """
+    found = jax.devices()
+    count = config.devices or max(d for d in range(1, len(found) + 1) if batch % d == 0)
+    if count > len(found):
+        fix = f"use at most {len(found)}"
+        raise ConfigError(f"there are {len(found)} devices", where=f"devices={count}", fix=fix)
+    if batch % count:
+        fix = "choose a batch that the devices divide"
+        raise ConfigError(f"a batch of {batch} cannot be shared by {count} devices", where="train_batch", fix=fix)
+    return Mesh(found[:count], (_AXIS,))
+
+
+def place(mesh: Mesh, replicated: Any, batch: Batch | None = None) -> Any:
+    """Arrays on the devices: everywhere, and a batch in shares."""
+    held = jax.device_put(replicated, NamedSharding(mesh, P()))
+    return held if batch is None else (held, jax.device_put(batch, NamedSharding(mesh, P(_AXIS))))
+
+
+def make_step(
+    objective: Objective, methods: Methods, optimizer: optax.GradientTransformation, energy: Mapping[str, float],
+    mesh: Mesh,
+) -> StepFn:  # fmt: skip
+    """The compiled step for all integers within the bounds that the methods were chosen for."""
+    forward = lower_training(objective.subject, methods, objective.taps)
+    reference = objective.float_values()
+
+    def loss(trained: Trainable, coded: Coded, batch: Batch) -> Array:
+        wanted = reference(batch.inputs)
+        return objective(forward(trained, coded, batch.inputs), wanted, energy, batch.labels)
+
+    def share(trained: Trainable, coded: Coded, batch: Batch) -> tuple[Array, Trainable]:
+        return lax.pmean(jax.value_and_grad(loss)(trained, coded, batch), _AXIS)
+
+    everywhere = (P(), P(), P(_AXIS))
+    gradients = jax.shard_map(share, mesh=mesh, in_specs=everywhere, out_specs=P(), check_vma=False)
+
+    @jax.jit
+    def step(trained: Trainable, state: Any, coded: Coded, batch: Batch) -> tuple[Trainable, Any, Array]:
+        value, slopes = gradients(trained, coded, batch)
+        # What no gradient reaches must not be moved by one that is not a number.
+        slopes = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), slopes)
+        updates, state = optimizer.update(slopes, state, trained)
+        return optax.apply_updates(trained, updates), state, value
+
+    return step
