@@ -7,6 +7,7 @@ from knerex_jax.check import check_model as check_model
 from knerex_jax.compat import convert_channel_last_to_first as convert_channel_last_to_first
 from knerex_jax.compat import get_radix as get_radix
 from knerex_jax.config_file import load_config as load_config
+from knerex_jax.counts import count_data as count_data
 from knerex_jax.deliver import ModelEntry as ModelEntry
 from knerex_jax.deliver import compile as compile
 from knerex_jax.dumps.index import Dump as Dump

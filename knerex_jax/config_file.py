@@ -22,7 +22,7 @@ from knerex_jax.quantize.options import check_names
 RUN_FILE = "run.toml"
 """Name of the file that a run leaves beside its results; `knerex ptq --config` of it repeats the run."""
 
-_PATHS = ("p_onnx", "np_txt", "p_output", "quan_config", "ip_config")
+_PATHS = ("p_onnx", "np_txt", "p_output", "quan_config", "ip_config", "counts")
 
 
 def load_config(path: str | Path) -> PTQConfig:

@@ -9,6 +9,7 @@ import click
 from knerex_jax.cli.check import check
 from knerex_jax.cli.compare import compare
 from knerex_jax.cli.completion import completion
+from knerex_jax.cli.count import count
 from knerex_jax.cli.doctor import doctor
 from knerex_jax.cli.edit import edit
 from knerex_jax.cli.evaluate import evaluate
@@ -35,7 +36,7 @@ def knerex() -> None:
 
 
 for each in (
-    ptq, sweep, optimize, edit, check, evaluate, infer, simulate, whatif, nef, verify, report,
+    ptq, count, sweep, optimize, edit, check, evaluate, infer, simulate, whatif, nef, verify, report,
     compare, doctor, completion,
 ):  # fmt: skip
     knerex.add_command(each)

@@ -9,11 +9,14 @@ import click
 from knerex_jax.data.shapes import parse_shape as parse_shape
 from knerex_jax.quantize.config import PTQConfig
 
-_FLOATS = ("weight_bandwidth", "dma_bandwidth", "percentage_16b", "output_headroom", "max_ms", "max_mb")
+_FLOATS = ("weight_bandwidth", "dma_bandwidth", "percentage_16b", "headroom_16b", "output_headroom", "max_ms", "max_mb")
 """Options of numbers without a default."""
 
 
-_PATHS = ("p_onnx", "np_txt", "p_output", "ip_config", "quan_config")
+_COUNTS = ("guard_bits", "devices")
+"""Options of whole numbers without a default."""
+
+_PATHS = ("p_onnx", "np_txt", "p_output", "ip_config", "quan_config", "counts")
 """Options that a shell completes with files."""
 
 
@@ -22,7 +25,7 @@ def _option_type(name: str, default: Any) -> Any:
         return click.Path()
     if isinstance(default, bool):
         return click.BOOL
-    if isinstance(default, int):
+    if isinstance(default, int) or name in _COUNTS:
         return click.INT
     if isinstance(default, float) or name in _FLOATS:
         return click.FLOAT

@@ -7,6 +7,7 @@ import click
 
 from knerex_jax.cli.options import config_options, given_options
 from knerex_jax.cli.screen import Screen, with_screen
+from knerex_jax.cli.together import with_processes
 from knerex_jax.quantize.config import PTQConfig, make_config
 
 
@@ -14,6 +15,7 @@ from knerex_jax.quantize.config import PTQConfig, make_config
 @click.option("--config", "config_file", type=click.Path(), help="TOML or YAML file of these options; they come first.")
 @config_options([f.name for f in fields(PTQConfig)])
 @with_screen
+@with_processes
 def ptq(screen: Screen, config_file: str | None, **options: Any) -> None:
     """Quantizes a model; without --p-onnx, the digit CNN that ships with the package.
 
