@@ -8,6 +8,8 @@ from knerex_jax.compat import convert_channel_last_to_first as convert_channel_l
 from knerex_jax.compat import get_radix as get_radix
 from knerex_jax.config_file import load_config as load_config
 from knerex_jax.counts import count_data as count_data
+from knerex_jax.dataset import DatasetScore as DatasetScore
+from knerex_jax.dataset import evaluate_dataset as evaluate_dataset
 from knerex_jax.deliver import ModelEntry as ModelEntry
 from knerex_jax.deliver import compile as compile
 from knerex_jax.dumps.index import Dump as Dump
@@ -36,6 +38,7 @@ from knerex_jax.infer import infer as infer
 from knerex_jax.inference import kneron_inference as kneron_inference
 from knerex_jax.lowering.float import lower_float as lower_float
 from knerex_jax.match import bit_true_match as bit_true_match
+from knerex_jax.metrics import Metric as Metric
 from knerex_jax.nef.tools import combine_nef as combine_nef
 from knerex_jax.nef.tools import extract_nef as extract_nef
 from knerex_jax.nef.tools import nef_info as nef_info

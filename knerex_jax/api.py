@@ -19,6 +19,7 @@ from knerex_jax.artifacts.stages import StageFiles, write_report, write_stages
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.check import check_model
 from knerex_jax.config_file import RUN_FILE, config_text
+from knerex_jax.counts import read_counts
 from knerex_jax.data.sources import Job, Sample, Source
 from knerex_jax.deliver import (
     compile_or_note,
@@ -30,7 +31,6 @@ from knerex_jax.deliver import (
     with_probe,
 )
 from knerex_jax.dumps.run import dump_notes, dump_of_run
-from knerex_jax.counts import read_counts
 from knerex_jax.errors import ModelError
 from knerex_jax.files import output_folder, staged, writable_folder, write_atomic
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
@@ -81,9 +81,9 @@ class PTQResult:
     """What a run produced.
 
     Attributes:
-      paths: (empty in all processes but the first, where there are several) "origin", "decomposed", "scaled", "bie", "report_html", "report_json", "calibration", "config" (which
+      paths: "origin", "decomposed", "scaled", "bie", "report_html", "report_json", "calibration", "config" (which
         repeats the run) -> file; "wqbi" where weights or biases were refined; "nef", "integer_onnx", "qdq_onnx" where
-        they can be had (else a note says why not); "dump" if asked for.
+        they can be had (else a note says why not); "dump" if asked for. Of several processes, the first one has them.
       snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
       plan: formats and notes.
       bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and

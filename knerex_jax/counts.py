@@ -24,7 +24,7 @@ def count_data(
     ops: Ops = REGISTRY,
     **options: Any,
 ) -> Measured:
-    """Counts the calibration data of a run, or a part of them, and writes the counts: `run_ptq(counts=...)` merges them.
+    """Counts the calibration data of a run, or a part of them, into a file; `run_ptq(counts=...)` merges such files.
 
     A call that was cut off goes on where it stopped. After `jax.distributed.initialize`, all processes count together,
     and the first one writes.
@@ -73,7 +73,7 @@ def read_counts(
     first, *others = (Measured.load(file) for file in files)
     measured = first.merge(*others)
     observed = observed_tensors(model, config, ops)
-    if list(measured.state.tensors) != list(observed) or measured.outputs != _shapes(model):
+    if set(measured.state.tensors) != set(observed) or measured.outputs != _shapes(model):
         fix = "count with the same model, platform and version"
         raise ConfigError("these counts are of another model or platform", where=str(where), fix=fix)
     return measured, [f"counts of {measured.state.samples} samples from {len(files)} files in place of np_txt"]

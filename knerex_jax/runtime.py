@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from knerex_jax.artifacts.bie import Bie, load_bie
 from knerex_jax.artifacts.stages import load_scaled
@@ -20,6 +21,7 @@ from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.parallel.devices import over_devices, replicated
 from knerex_jax.program.program import Program
 
 DataType = Literal["float", "fixed"]
@@ -32,10 +34,12 @@ class FloatModel:
     Attributes:
       model: bound graph and constants.
       ops: operator records.
+      mesh: devices that share a batch, which has to divide among them; None: one takes it all.
     """
 
     model: Model
     ops: Mapping[str, OpDef] = field(default_factory=lambda: REGISTRY, repr=False, hash=False)
+    mesh: Mesh | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(
@@ -56,7 +60,7 @@ class FloatModel:
     @cached_property
     def _compiled(self) -> tuple[Callable[..., Any], Any]:
         fn, params = lower_float(self.model, registry=self.ops)
-        return jax.jit(jax.vmap(fn, (None, 0))), jax.device_put(params)
+        return jax.jit(over_devices(jax.vmap(fn, (None, 0)), self.mesh)), replicated(params, self.mesh)
 
     def run(self, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Runs N samples: name -> [N, ...] in place of the model's batch axis; float32 results shaped likewise.
@@ -78,10 +82,12 @@ class FixedModel:
 
     Attributes:
       shared: an emulator of the same program whose bounds hold for this plan, too; None compiles one.
+      mesh: devices that share a batch, which has to divide among them; None: one takes it all.
     """
 
     bie: Bie
     shared: Emulator | None = field(default=None, repr=False, compare=False)
+    mesh: Mesh | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "FixedModel":
@@ -102,7 +108,7 @@ class FixedModel:
 
     @cached_property
     def _params(self) -> Any:
-        return jax.device_put(prepare(self.program, self.bie.constants))
+        return replicated(prepare(self.program, self.bie.constants), self.mesh)
 
     def run(
         self,
@@ -127,7 +133,7 @@ class FixedModel:
         """
         if data_type not in ("float", "fixed"):
             raise ConfigError(f"unknown data_type {data_type!r}", where="run", fix="use 'float' or 'fixed'")
-        codes = self._emulator.codes(self._params, inputs, taps=taps, batch_size=batch_size)
+        codes = self._emulator.codes(self._params, inputs, taps=taps, batch_size=batch_size, mesh=self.mesh)
         return codes if data_type == "fixed" else {t: self.dequantize(t, c) for t, c in codes.items()}
 
     def dequantize(self, tensor: str, codes: np.ndarray) -> np.ndarray:

@@ -1,14 +1,13 @@
-"""Calibrates and quantizes a small net, and hashes everything found; run by tests in processes of their own.
+"""Work that is spread over simulated devices or over processes; run by tests in processes of their own.
 
-python spread_run.py DEVICES[,DEVICES...]                      prints JSON, devices -> hashes
-python spread_run.py PORT NUMBER PROCESSES [FAIL]              one of several processes: prints its own hashes; FAIL: this
-                                                               process cannot read its data
+python spread_run.py devices N [N ...]      prints JSON: devices -> hashes and scores of a small net quantized on them
+python spread_run.py process PORT NUMBER    one of two: quantizes the tiny model of this folder, prints its scores
 """
 
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,9 @@ from knerex_jax.parallel import processes
 
 
 def small_model() -> Model:
-    """Convolutions with channels that differ, a pooled branch and a matrix product."""
+    """Two convolutions and a mean, whose sums of floats would show another order."""
     net = Net({"x": (1, 3, 16, 16)})
-    body = net.add("Relu", net.conv("x", 8))
-    pooled = net.add("GlobalAveragePool", net.conv(body, 6))
-    return net.model(net.add("Sigmoid", pooled), body)
+    return net.model(net.add("GlobalAveragePool", net.conv(net.add("Relu", net.conv("x", 8)), 6)))
 
 
 def digest(*arrays: Any) -> str:
@@ -38,39 +35,62 @@ def digest(*arrays: Any) -> str:
     return found.hexdigest()
 
 
-def hashes(model: Model, measured: Measured, config: kx.PTQConfig, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Of counts, ranges, plan and codes."""
+def hashes(
+    model: Model, measured: Measured, config: kx.PTQConfig, inputs: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Any], kx.FixedModel]:
+    """Of counts, ranges, plan and codes; and the fixed-point model."""
     meta, arrays = measured.state.packed()
     ranges = flow.ranges_of(measured, config)
     planned = kx.make_plan(model, ranges, config)
     fixed = kx.FixedModel(Bie(planned.program, planned.constants, planned.plan, {}))
     formats = planned.plan.formats.values()
-    return {
+    found = {
         "counts": digest(json.dumps(meta), *arrays.values()),
         "ranges": digest(*(r.layer_absmax(bits) for r in ranges.tensors.values() for bits in (8, 15))),
         "plan": digest(*(a for f in formats for a in (f.bits, f.radix, f.scale))),
         "codes": digest(*fixed.run(inputs, "fixed").values()),
     }
+    return found, fixed
 
 
 SAMPLES, BATCH = 45, 4
 """The last step of 8 devices has 13 samples: three full microbatches, one of a single sample, four empty ones."""
 
 
-def calibrated(devices: int | None, *, broken: bool = False) -> dict[str, str]:
-    """Hashes of a run on so many devices; broken: the last sample is no number."""
+def calibrated(devices: int) -> dict[str, Any]:
+    """Hashes and scores of a run on so many devices."""
     model = small_model()
     data = samples(model, SAMPLES, 3)
-    if broken:
-        data["x"][-1] = np.nan
     config = kx.PTQConfig(batch_size=BATCH, devices=devices, data_analysis_pct=0.99)
     measured = flow.measure(model, data, config)
-    return hashes(model, measured, config, {t: a[:5] for t, a in data.items()})
+    found, fixed = hashes(model, measured, config, {t: a[:5] for t, a in data.items()})
+    labels = np.random.default_rng(4).normal(size=(SAMPLES, 6, 1, 1))
+    for each in (kx.FloatModel(model), fixed):
+        score = kx.evaluate_dataset(each, data, ["mse", "snr_db"], labels=labels, batch_size=BATCH, devices=devices)
+        found |= {f"{score.kind} {name}": value for name, value in score.scores.items()}
+    return found
+
+
+def quantized(out: str) -> dict[str, Any]:
+    """Scores of the tiny model of the current folder after a run."""
+    options = {"batch_size": 4, "data_analysis_pct": 0.99}
+    result = kx.run_ptq(p_onnx="tiny.onnx", np_txt="data", p_output=out, mode=1, **options)
+    labels = np.arange(21) % 7
+    found = [
+        kx.evaluate_dataset(model, "data", {"first": "top1", "mean": mean}, labels=labels, batch_size=4)
+        for model in ("tiny.onnx", "whole/tiny.bie", "whole/models_720.nef")
+    ]
+    return {"scores": [score.to_json() for score in found], "paths": sorted(map(str, result.paths.values()))}
+
+
+def mean(outputs: Mapping[str, np.ndarray], labels: Sequence[int]) -> np.ndarray:
+    """The mean output, and the label."""
+    return next(iter(outputs.values())).mean((1, 2, 3), np.float64) * np.asarray(labels)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        print(json.dumps({n: calibrated(int(n)) for n in sys.argv[1].split(",")}))
+    if sys.argv[1] == "devices":
+        print(json.dumps({n: calibrated(int(n)) for n in sys.argv[2:]}))
     else:
-        processes.join(f"localhost:{sys.argv[1]}", int(sys.argv[3]), int(sys.argv[2]))
-        print(json.dumps(calibrated(None, broken="FAIL" in sys.argv)))
+        processes.join(f"localhost:{sys.argv[2]}", 2, int(sys.argv[3]))
+        print(json.dumps(quantized(f"out{sys.argv[3]}")))

@@ -9,10 +9,10 @@ import knerex_jax
 
 ROOT = Path(knerex_jax.__file__).parent
 LAYERS = (
-    "errors files metrics parallel graph fixedpoint program npu nef csim targets compiler ops passes lowering data calibrate"
-    " quantize config_file emulator simulate refine artifacts npu_model runtime runner prepare dumps match probe verify"
-    " diagnose flow improve counts export deliver check performance report inference infer e2e api scores compat embedded zoo"
-    " demo doctor sweep present onnx_backend conformance cli ktc"
+    "errors files metrics parallel graph fixedpoint program npu nef csim targets compiler ops passes lowering data"
+    " calibrate quantize config_file emulator simulate refine artifacts npu_model runtime runner prepare dumps match"
+    " probe verify diagnose flow improve counts export deliver check performance report inference infer dataset e2e api"
+    " scores compat embedded zoo demo doctor sweep present onnx_backend conformance cli ktc"
 ).split()
 LONGEST_MODULE = 400
 

@@ -18,6 +18,7 @@ from knerex_jax.cli.nef import nef
 from knerex_jax.cli.optimize import optimize
 from knerex_jax.cli.ptq import ptq
 from knerex_jax.cli.report import report
+from knerex_jax.cli.score import score
 from knerex_jax.cli.simulate import simulate
 from knerex_jax.cli.sweep import sweep
 from knerex_jax.cli.verify import verify
@@ -36,7 +37,7 @@ def knerex() -> None:
 
 
 for each in (
-    ptq, count, sweep, optimize, edit, check, evaluate, infer, simulate, whatif, nef, verify, report,
+    ptq, count, sweep, optimize, edit, check, evaluate, infer, score, simulate, whatif, nef, verify, report,
     compare, doctor, completion,
 ):  # fmt: skip
     knerex.add_command(each)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
@@ -14,6 +15,7 @@ from knerex_jax.emulator.methods import Methods, check, choose
 from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
 from knerex_jax.errors import ConfigError, PlanError
 from knerex_jax.graph.ir import TensorType
+from knerex_jax.parallel.devices import over_devices
 from knerex_jax.program.bounds import Bounds, bound_program, join
 from knerex_jax.program.program import Constants, Program
 
@@ -88,18 +90,25 @@ class Emulator:
         return True
 
     @cached_property
-    def _compiled(self) -> dict[tuple[str, ...], Callable[..., Any]]:
+    def _compiled(self) -> dict[Any, Callable[..., Any]]:
         return {}
 
-    def step(self, taps: tuple[str, ...]) -> Callable[..., Any]:
-        """The compiled function of (params, {input: [batch, *shape]}) -> {tensor: codes}."""
-        if taps not in self._compiled:
+    def step(self, taps: tuple[str, ...], mesh: Mesh | None = None) -> Callable[..., Any]:
+        """The compiled function of (params, {input: [batch, *shape]}) -> {tensor: codes}; a mesh shares the batch."""
+        if (taps, mesh) not in self._compiled:
             fn = over_samples(lower_fixed(self.program, self.methods, taps=taps), samples_at_once(self.program))
-            self._compiled[taps] = jax.jit(fn, compiler_options=compiler_options(jax.default_backend()))
-        return self._compiled[taps]
+            options = compiler_options(jax.default_backend())
+            self._compiled[taps, mesh] = jax.jit(over_devices(fn, mesh), compiler_options=options)
+        return self._compiled[taps, mesh]
 
     def codes(
-        self, params: Any, inputs: Mapping[str, Any], *, taps: tuple[str, ...] | None = None, batch_size: int = 32
+        self,
+        params: Any,
+        inputs: Mapping[str, Any],
+        *,
+        taps: tuple[str, ...] | None = None,
+        batch_size: int = 32,
+        mesh: Mesh | None = None,
     ) -> dict[str, np.ndarray]:
         """Codes of N samples.
 
@@ -108,6 +117,7 @@ class Emulator:
           inputs: name -> float array [N, ...] in place of the model's batch axis.
           taps: tensors to return instead of the outputs.
           batch_size: samples per compiled step.
+          mesh: devices that share a step, whose samples divide among them; None: one does it all.
 
         Raises:
           ModelError: an input is missing, has the wrong shape, or holds NaN or infinity.
@@ -122,7 +132,7 @@ class Emulator:
             t: TensorType(exact[t].dtype if t in exact else "float32", self.program.shapes[t])
             for t in self.program.inputs
         }
-        codes = run_batches(self.step(tuple(wanted)), params, stack_inputs(inputs, types), types, batch_size)
+        codes = run_batches(self.step(tuple(wanted), mesh), params, stack_inputs(inputs, types), types, batch_size)
         ordered = {t: codes[t] for t in wanted}  # jax sorts them
         return {t: c.astype(exact[t].dtype) if t in exact else c for t, c in ordered.items()}
 

@@ -1,7 +1,7 @@
 """A batch spread over the devices of this process: each runs the same program on a microbatch of the same shape.
 
-The program of a device sees nothing of the others, so what it computes for a microbatch does not depend on their number;
-what the devices have counted is merged by minimum, maximum and sum of integers, which have no order.
+The program of a device sees nothing of the others, so what it computes for a microbatch does not depend on how many
+there are; what the devices have counted is merged by minimum, maximum and sum of integers, which have no order.
 """
 
 from collections.abc import Callable, Sequence

@@ -5,43 +5,66 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import spread_run
+from tiny import tiny_data, tiny_folder, tiny_onnx
 
 import knerex_jax as kx
+from knerex_jax.cli import main
 from knerex_jax.parallel import devices
 from knerex_jax.parallel.devices import parts_of
 
 TESTS = Path(__file__).parents[1]
-PATH = os.pathsep.join(map(str, (Path(kx.__file__).parents[1], TESTS)))
+ROOT = Path(kx.__file__).parents[1]
+SCRIPT = str(TESTS / "spread_run.py")
+OPTIONS = {"p_onnx": "tiny.onnx", "np_txt": "data", "mode": 1, "batch_size": 4, "data_analysis_pct": 0.99}
 
 
 def start(*arguments: str, device_count: int = 1) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": PATH, "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={device_count}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "scripts", TESTS)))}
+    environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={device_count}"}
     return subprocess.Popen(
-        [sys.executable, str(TESTS / "spread_run.py"), *arguments], text=True, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, *arguments], text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
-def said(process: subprocess.Popen) -> dict:
+def finished(process: subprocess.Popen) -> tuple[int, str, str]:
     out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return json.loads(out.splitlines()[-1])
+    return process.returncode, out, errors
 
 
-def together(extra: Sequence[str], device_count: int = 1) -> list[subprocess.Popen]:
-    """Two processes that work on one calibration."""
+def together(*arguments: str, number: str = "") -> list[tuple[int, str, str]]:
+    """Two processes with two devices each; PORT stands for where the first listens."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = str(s.getsockname()[1])
-    return [start(port, str(i), "2", *([extra[i]] if extra[i] else []), device_count=device_count) for i in range(2)]
+    said = [a.replace("PORT", port) for a in arguments]
+    return [finished(p) for p in [start(*said, *filter(None, [number]), str(i), device_count=2) for i in range(2)]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("spread")
+    tiny_onnx(made)
+    tiny_folder(made / "data", 21)
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A run in this process, and its scores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = kx.run_ptq(**OPTIONS, p_output="whole")
+        return result, spread_run.quantized("again")["scores"]
+
+
+def said(options):
+    return [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +74,55 @@ def alone():
 
 
 def test_devices_find_what_one_finds(alone):
-    found = said(start("2,4,8", device_count=8))
-    assert found == {"2": alone, "4": alone, "8": alone}
+    code, out, errors = finished(start(SCRIPT, "devices", "2", "4", "8", device_count=8))
+    assert code == 0, errors
+    assert json.loads(out.splitlines()[-1]) == {"2": alone, "4": alone, "8": alone}
 
 
-def test_two_processes_find_what_one_finds(alone):
-    one, two = together(["", ""], device_count=2)
-    assert said(one) == alone and said(two) == alone
+def test_two_processes_make_the_files_and_scores_of_one(folder, whole, monkeypatch):
+    monkeypatch.chdir(folder)
+    alone, scores = whole
+    one, two = (found[1] for found in together(SCRIPT, "process", "PORT") if not found[0])
+    one, two = (json.loads(text.splitlines()[-1]) for text in (one, two))
+    assert one["scores"] == two["scores"] == scores and scores[0]["samples"] == 21
+    assert sorted(Path(path).name for path in one["paths"]) == sorted(path.name for path in alone.paths.values())
+    for kind in ("bie", "calibration", "nef"):
+        assert Path("out0", alone.paths[kind].name).read_bytes() == alone.paths[kind].read_bytes(), kind
+    assert two["paths"] == [] and not list(Path("out1").iterdir()), "only the first process writes"
 
 
-def test_what_fails_in_one_process_fails_in_both():
-    one, two = together(["", "FAIL"])
-    (_, first), (_, second) = (p.communicate(timeout=300) for p in (one, two))
-    assert one.returncode and two.returncode
-    assert "process 1 failed" in first and "input 'x', sample 44" in first
-    assert "process 1 failed" not in second and "input 'x', sample 44" in second
+def test_what_fails_in_one_process_fails_in_both(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    broken = tiny_data(8)["x"]
+    broken[5, 0, 0, 0] = np.nan  # the second microbatch, which the second process reads
+    np.savez("broken.npz", x=broken)
+    command = ["-c", "from knerex_command import main; main()", "count", *said({**OPTIONS, "np_txt": "broken.npz"})]
+    command += ["--to", "broken_counts.npz", "--coordinator", "localhost:PORT", "--processes", "2"]
+    (one, _, first), (two, _, second) = together(*command, number="--process")
+    assert one == two == 1
+    assert "process 1 failed" in first and "input 'x', sample 5" in first
+    assert "process 1 failed" not in second and "input 'x', sample 5" in second
+    assert not Path("broken_counts.npz").exists()
+
+
+def test_parts_counted_apart_make_the_files_of_the_whole(folder, whole, monkeypatch):
+    monkeypatch.chdir(folder)
+    whole = whole[0]
+    data = {t: a for t, a in tiny_data(21).items()}
+    for number, part in enumerate((slice(0, 12), slice(12, 21))):  # whole batches, but for the end
+        np.savez(f"part{number}.npz", **{t: a[part] for t, a in data.items()})
+        with pytest.raises(SystemExit) as ended:
+            main(["count", *said({**OPTIONS, "np_txt": f"part{number}.npz"}), "-o", f"counts/{number}.npz", "--quiet"])
+        assert ended.value.code == 0
+    merged = kx.run_ptq(**OPTIONS, counts="counts", p_output="merged")
+    for kind in ("bie", "calibration", "nef"):
+        assert merged.paths[kind].read_bytes() == whole.paths[kind].read_bytes(), kind
+    assert merged.report["calibration_notes"] == ["counts of 21 samples from 2 files in place of np_txt"]
+    with pytest.raises(kx.ConfigError, match="another model or platform"):
+        kx.run_ptq(p_onnx=str(tiny_onnx(folder, "other.onnx", 5)), np_txt="data", counts="counts", p_output="none")
+    (folder / "nothing").mkdir()
+    with pytest.raises(kx.ConfigError, match="no count files"):
+        kx.run_ptq(**OPTIONS, counts="nothing", p_output="none")
 
 
 def test_every_microbatch_is_one_that_a_single_device_would_run():
