@@ -14,6 +14,7 @@ from knerex_jax.api import SNR_SAMPLES, run_ptq
 from knerex_jax.artifacts.bie import Bie
 from knerex_jax.calibrate.measured import Measured
 from knerex_jax.deliver import compile_or_note
+from knerex_jax.errors import KnerexError
 from knerex_jax.flow import make_plan, measure, open_calibration, open_model, ranges_of
 from knerex_jax.graph.ir import Model
 from knerex_jax.metrics import snr_db
@@ -75,14 +76,16 @@ def run_cell(cell: Cell, shared: Shared | None) -> Row:
 
     Returns:
       `key`, the setting, `status`; then `snr_db` (the worst output), `snr_db:<output>` each, `fps` and `weight_bytes`
-      of the compiled model (None if it does not compile), `seconds`; or `error`.
+      of the compiled model (None if it does not compile), `seconds`; or `error`, and `again` False where another try
+      would end the same.
     """
     row, started = {"key": cell.key, **cell.setting}, time.perf_counter()
     try:
         config = make_config(**cell.options)
         found = _whole(config) if shared is None else _planned(config, shared)
     except Exception as e:  # one cell, whatever happens to it, does not end the others
-        return row | {"status": "failed", "error": f"{type(e).__name__}: {' '.join(str(e).split())}"}
+        failed = {"status": "failed", "error": f"{type(e).__name__}: {' '.join(str(e).split())}"}
+        return row | failed | ({"again": False} if isinstance(e, KnerexError) else {})
     return row | {"status": "ok", **found, "seconds": round(time.perf_counter() - started, 2)}
 
 
