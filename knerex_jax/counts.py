@@ -7,6 +7,7 @@ from typing import Any
 
 from knerex_jax.calibrate.measured import Measured
 from knerex_jax.errors import ConfigError
+from knerex_jax.files import clear_scratch, writable_folder
 from knerex_jax.flow import Ops, checkpoints_of, measure, observed_tensors, open_calibration, open_model
 from knerex_jax.graph.ir import Model
 from knerex_jax.improve import searched_configs
@@ -43,6 +44,7 @@ def count_data(
     _, model = open_model(config, ops=ops)
     source, also = open_calibration(config.np_txt, model, config), searched_configs(config).values()
     path = Path(to)
+    clear_scratch(writable_folder(path.parent))
     checkpoints = checkpoints_of(path.parent, model, source, config, also=also, ops=ops, name=path.stem)
     tell = None if progress is None else lambda done: progress("calibrate", done, source.count)
     measured = measure(model, source, config, also=also, progress=tell, ops=ops, checkpoints=checkpoints)
