@@ -113,7 +113,9 @@ class Runner:
 
     def spread(self, mesh: Mesh | None) -> "Runner":
         """The same model, a batch of which is shared by these devices; a nef runs on the host."""
-        return self if isinstance(self.model, NpuModel) else replace(self, model=replace(self.model, mesh=mesh))
+        if mesh is None or isinstance(self.model, NpuModel):
+            return self
+        return replace(self, model=replace(self.model, mesh=mesh))
 
     def over(self, source: Source, data_type: DataType = "float", *, batch_size: int = 16) -> Iterator[dict[str, Any]]:
         """Runs a source of samples batch by batch, in constant memory; one shape is compiled.

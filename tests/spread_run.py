@@ -1,6 +1,7 @@
 """Work that is spread over simulated devices or over processes; run by tests in processes of their own.
 
-python spread_run.py devices N [N ...]      prints JSON: devices -> hashes and scores of a small net quantized on them
+python spread_run.py devices N [N ...]      prints JSON: devices -> hashes and scores of a small net calibrated on them;
+                                            on the last number of devices, of plan and codes, too
 python spread_run.py process PORT NUMBER    one of two: quantizes the tiny model of this folder, prints its scores
 """
 
@@ -35,17 +36,22 @@ def digest(*arrays: Any) -> str:
     return found.hexdigest()
 
 
+def counted(measured: Measured) -> str:
+    """Of all counts."""
+    meta, arrays = measured.state.packed()
+    return digest(json.dumps(meta), *arrays.values())
+
+
 def hashes(
     model: Model, measured: Measured, config: kx.PTQConfig, inputs: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Any], kx.FixedModel]:
     """Of counts, ranges, plan and codes; and the fixed-point model."""
-    meta, arrays = measured.state.packed()
     ranges = flow.ranges_of(measured, config)
     planned = kx.make_plan(model, ranges, config)
     fixed = kx.FixedModel(Bie(planned.program, planned.constants, planned.plan, {}))
     formats = planned.plan.formats.values()
     found = {
-        "counts": digest(json.dumps(meta), *arrays.values()),
+        "counts": counted(measured),
         "ranges": digest(*(r.layer_absmax(bits) for r in ranges.tensors.values() for bits in (8, 15))),
         "plan": digest(*(a for f in formats for a in (f.bits, f.radix, f.scale))),
         "codes": digest(*fixed.run(inputs, "fixed").values()),
@@ -57,15 +63,18 @@ SAMPLES, BATCH = 45, 4
 """The last step of 8 devices has 13 samples: three full microbatches, one of a single sample, four empty ones."""
 
 
-def calibrated(devices: int) -> dict[str, Any]:
-    """Hashes and scores of a run on so many devices."""
+def calibrated(devices: int, *, whole: bool = True) -> dict[str, Any]:
+    """Hashes and scores of a run on so many devices; of counts and the float model alone if not `whole`."""
     model = small_model()
     data = samples(model, SAMPLES, 3)
     config = kx.PTQConfig(batch_size=BATCH, devices=devices, data_analysis_pct=0.99)
     measured = flow.measure(model, data, config)
-    found, fixed = hashes(model, measured, config, {t: a[:5] for t, a in data.items()})
+    found, models = {"counts": counted(measured)}, [kx.FloatModel(model)]
+    if whole:
+        more, fixed = hashes(model, measured, config, {t: a[:5] for t, a in data.items()})
+        found, models = found | more, [*models, fixed]
     labels = np.random.default_rng(4).normal(size=(SAMPLES, 6, 1, 1))
-    for each in (kx.FloatModel(model), fixed):
+    for each in models:
         score = kx.evaluate_dataset(each, data, ["mse", "snr_db"], labels=labels, batch_size=BATCH, devices=devices)
         found |= {f"{score.kind} {name}": value for name, value in score.scores.items()}
     return found
@@ -90,7 +99,7 @@ def mean(outputs: Mapping[str, np.ndarray], labels: Sequence[int]) -> np.ndarray
 
 if __name__ == "__main__":
     if sys.argv[1] == "devices":
-        print(json.dumps({n: calibrated(int(n)) for n in sys.argv[2:]}))
+        print(json.dumps({n: calibrated(int(n), whole=n == sys.argv[-1]) for n in sys.argv[2:]}))
     else:
         processes.join(f"localhost:{sys.argv[2]}", 2, int(sys.argv[3]))
         print(json.dumps(quantized(f"out{sys.argv[3]}")))

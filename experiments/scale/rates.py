@@ -97,6 +97,7 @@ def main() -> None:
                 command += ["--threads", str(args.threads), "--data", folder, "--what", what]
                 found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 rows[what] = found
+                rows.setdefault("first", found)
                 rate = 2 * count / found["s"]
                 print(
                     f"| {count} | {what} | {found['s']:.1f} | {found['cpu_s']:.1f} | {rate:.1f} |"
@@ -104,13 +105,14 @@ def main() -> None:
                 )  # fmt: skip
     both, read, compute = (rows[what]["s"] for what in ("both", "read", "compute"))
     print(f"\noverlap: both take {both:.1f} s, one after the other {read + compute:.1f} s")
-    last = args.counts[-1]
-    hours = 2 * args.planned / (2 * last / both) / 3600
-    cpu = rows["both"]["cpu_s"] / last * args.planned / 3600
-    print(
-        f"plan for {args.planned} samples: {hours:.2f} h on this machine ({cpu:.2f} CPU hours); counts of "
-        f"{rows['both']['state_mb']} MB whatever the number of samples"
+    wall, cpu = (
+        (rows["both"][key] - rows["first"][key]) / (args.counts[-1] - args.counts[0]) for key in ("s", "cpu_s")
     )
+    print(
+        f"a sample more costs {wall * 1e3:.1f} ms ({cpu * 1e3:.1f} ms CPU) in both readings together; {args.planned} "
+        f"samples: {wall * args.planned / 3600:.2f} h on this machine ({cpu * args.planned / 3600:.2f} CPU hours)"
+    )
+    print(f"counts of {rows['both']['state_mb']} MB, whatever the number of samples")
 
 
 if __name__ == "__main__":

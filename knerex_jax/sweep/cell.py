@@ -48,8 +48,8 @@ class Shared:
 
 
 def can_share(config: PTQConfig) -> bool:
-    """Whether a cell needs no more than counts: nothing is searched or learned from the samples themselves."""
-    return not (config.learns or config.range_search or config.ranked)
+    """Whether a cell needs no more than counts of its data: nothing is searched or learned from the samples."""
+    return not (config.learns or config.range_search or config.ranked or config.counts)
 
 
 def share(configs: Sequence[PTQConfig], progress: Callable[[int], None] | None = None) -> Shared:
