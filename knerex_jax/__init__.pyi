@@ -9,6 +9,9 @@ from .compat import convert_channel_last_to_first as convert_channel_last_to_fir
 from .compat import get_radix as get_radix
 from .compilations import keep_compilations as keep_compilations
 from .config_file import load_config as load_config
+from .counts import count_data as count_data
+from .dataset import DatasetScore as DatasetScore
+from .dataset import evaluate_dataset as evaluate_dataset
 from .deliver import ModelEntry as ModelEntry
 from .deliver import compile as compile
 from .dumps.index import Dump as Dump
@@ -37,6 +40,7 @@ from .inferred import Inferred as Inferred
 from .inferred import infer as infer
 from .lowering.float import lower_float as lower_float
 from .match import bit_true_match as bit_true_match
+from .metrics import Metric as Metric
 from .nef.tools import combine_nef as combine_nef
 from .nef.tools import extract_nef as extract_nef
 from .nef.tools import nef_info as nef_info

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from knerex_jax.artifacts.stages import StageFiles, write_report, write_stages
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.check import check_model
 from knerex_jax.config_file import RUN_FILE, config_text
-from knerex_jax.data.shapes import shapes_from_data
+from knerex_jax.counts import read_counts
 from knerex_jax.data.sources import Job, Sample, Source
 from knerex_jax.deliver import (
     compile_or_note,
@@ -32,18 +32,26 @@ from knerex_jax.deliver import (
 )
 from knerex_jax.dumps.run import dump_notes, dump_of_run
 from knerex_jax.errors import ConfigError, ModelError
-from knerex_jax.files import output_folder, staged, write_atomic
+from knerex_jax.files import output_folder, staged, writable_folder, write_atomic
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
-from knerex_jax.flow import Ops, checkpoints_of, make_plan, measure, mix_widths, open_calibration, ranges_of
+from knerex_jax.flow import (
+    Ops,
+    checkpoints_of,
+    make_plan,
+    measure,
+    mix_widths,
+    open_calibration,
+    open_model,
+    ranges_of,
+    require,
+)
 from knerex_jax.graph.ir import Model
-from knerex_jax.graph.read import declared_shapes
 from knerex_jax.improve import Candidate, choose_ranges, refine_best, searched_configs
 from knerex_jax.metrics import snr_db
 from knerex_jax.nef.container import Nef, encode_nef
 from knerex_jax.npu_model import NpuModel
 from knerex_jax.ops import REGISTRY
-from knerex_jax.ops.load import load_onnx
-from knerex_jax.passes.pipeline import decompose_model
+from knerex_jax.parallel import processes
 from knerex_jax.performance.evaluation import Evaluation, evaluation_of
 from knerex_jax.performance.nominal import nominal_ranges
 from knerex_jax.performance.subject import origins_of, subject_of_compiled, subject_of_onnx
@@ -76,7 +84,8 @@ class PTQResult:
     Attributes:
       paths: "origin", "decomposed", "scaled", "bie", "report_html", "report_json", "calibration", "config" (which
         repeats the run) -> file; "wqbi" where weights or biases were refined; "nef", "integer_onnx", "qdq_onnx" where
-        they can be had (else a note says why not); "dump" if asked for; "metrics" of a fine-tuning.
+        they can be had (else a note says why not); "dump" if asked for; "metrics" of a fine-tuning. Of several
+        processes, the first one has them.
       snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
       plan: formats and notes.
       bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and
@@ -117,8 +126,10 @@ def run_ptq(
       KnerexError: with what is wrong, where, and how to fix it; nothing is written then.
     """
     config = make_config(**options) if config is None else replace(config, **options) if options else config
-    path = _required(config)
-    with output_folder(config.p_output) as folder, _enough_memory(path):
+    for option in ("p_onnx", "np_txt") if config.mode else ("p_onnx",):
+        require(config, option)
+    path = Path(str(config.p_onnx))
+    with run_folder(config.p_output) as folder, _enough_memory(path):
         if config.mode == 0:
             return _estimated(config, path, folder, ops)
         return _quantized(config, path, folder, ops, progress)
@@ -159,8 +170,13 @@ def run_qat(
     if config.mode == 0:
         fix = "use mode 1 to 3, or run_ptq"
         raise ConfigError("mode 0 estimates, there is nothing to fine-tune", where="mode", fix=fix)
-    path = _required(config)
-    with output_folder(config.p_output) as folder, _enough_memory(path):
+    if processes.count() > 1:
+        fix = "run it in one process; its devices share each batch"
+        raise ConfigError("fine-tuning is not divided among processes", where="run_qat", fix=fix)
+    for option in ("p_onnx", "np_txt"):
+        require(config, option)
+    path = Path(str(config.p_onnx))
+    with run_folder(config.p_output) as folder, _enough_memory(path):
         return _quantized(config, path, folder, ops, progress, qat)
 
 
@@ -170,9 +186,7 @@ def _quantized(
     """Modes 1 to 3, with fine-tuning or without."""
     asked, clock = config, _Clock()
     with clock("read"):
-        shapes = shapes_from_data(declared_shapes(path), config.np_txt, config.layout)
-        origin = load_onnx(path, input_shapes={**shapes, **(config.input_shape or {})}, ops=ops)
-        decomposed = decompose_model(origin, ops)
+        origin, decomposed = open_model(config, ops=ops)
         digest = _sha256(path)
     with clock("calibrate"):
         searched = searched_configs(config)
@@ -180,12 +194,17 @@ def _quantized(
         remembered = remembered if qat is None else max(remembered, qat.train_samples)
         source, kept = _remember(open_calibration(config.np_txt, decomposed, config), remembered)
         report_samples = None if progress is None else lambda done: progress("calibrate", done, source.count)
-        checkpoints = checkpoints_of(folder, decomposed, source, config, also=searched.values(), ops=ops)
-        measured = measure(
-            decomposed, source, config, also=searched.values(), progress=report_samples, ops=ops,
-            checkpoints=checkpoints,
-        )  # fmt: skip
-        if checkpoints.resumed:
+        if config.counts is None:
+            checkpoints = checkpoints_of(folder, decomposed, source, config, also=searched.values(), ops=ops)
+            measured = measure(
+                decomposed, source, config, also=searched.values(), progress=report_samples, ops=ops,
+                checkpoints=checkpoints,
+            )  # fmt: skip
+            calibration_notes, unread = checkpoints.notes, checkpoints.resumed > 0 or processes.count() > 1
+        else:
+            measured, calibration_notes = read_counts(config.counts, decomposed, config, ops=ops)
+            unread = True
+        if unread:
             _read_missing(source, remembered, kept)
     taught = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
     samples = {t: a[:LEARN_SAMPLES] for t, a in taught.items()}
@@ -255,18 +274,19 @@ def _quantized(
         performance=evaluation and evaluation.to_json(), qdq_deviation=exports.deviation, timings_s=clock.seconds,
         sections=sections,
     )  # fmt: skip
-    report["calibration_notes"] = checkpoints.notes
+    report["calibration_notes"] = calibration_notes
     report = with_score(report)
     nef = None
     if compiled is not None:
         nef = encode_nef(Nef((nef_model(bie, compiled, config.model_id, config.model_version),)))
     again, page = config_text(asked, folder, qat=qat and qat.to_json()), render_report(report)
     files = StageFiles(path.stem, origin, planned, bie, report, page, ranges, nef, exports.models, again, ops)
-    paths = write_stages(files, folder)
-    paths |= {} if qat is None else {"metrics": folder / METRICS}
-    paths |= dump_of_run(fixed, planned, config, kept, folder / f"{path.stem}.dump.zip", ops)
-    if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
-        write_candidates(mixed.candidates, folder)
+    paths: Mapping[str, Path] = {}
+    if processes.index() == 0:
+        dumped = dump_of_run(fixed, planned, config, kept, folder / f"{path.stem}.dump.zip", ops)
+        paths = write_stages(files, folder) | dumped | ({} if qat is None else {"metrics": folder / METRICS})
+        if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
+            write_candidates(mixed.candidates, folder)
     return PTQResult(
         paths=paths,
         snr_db=snr,
@@ -290,13 +310,26 @@ def _estimated(config: PTQConfig, path: Path, folder: Path, ops: Ops) -> PTQResu
         "performance": found.to_json(), **common_sections(config, subject.support, subject.program, found),
         "versions": versions(),
     })  # fmt: skip
-    with staged(folder) as scratch:
-        write_report(report, render_report(report), scratch)
-        write_atomic(scratch / RUN_FILE, config_text(config, folder).encode())
     names = {"report_html": "model_fx_report.html", "report_json": "model_fx_report.json", "config": RUN_FILE}
-    paths = {key: folder / name for key, name in names.items()}
+    paths = {key: folder / name for key, name in names.items()} if processes.index() == 0 else {}
+    if paths:
+        with staged(folder) as scratch:
+            write_report(report, render_report(report), scratch)
+            write_atomic(scratch / RUN_FILE, config_text(config, folder).encode())
     ranges = nominal_ranges(planned.model, config, ops)
     return PTQResult(paths, {}, planned.plan, None, report, planned, ranges, found)
+
+
+@contextmanager
+def run_folder(path: str | Path) -> Iterator[Path]:
+    """The output folder of a run. Of several processes the first one owns it; the others keep checkpoints there.
+
+    Raises:
+      ArtifactError: it cannot be written, or another run is using it.
+    """
+    with ExitStack() as held:
+        own = processes.index() == 0
+        yield processes.all_or_none(lambda: held.enter_context(output_folder(path)) if own else writable_folder(path))
 
 
 @contextmanager
@@ -331,14 +364,6 @@ def _qdq(origin: Model, decomposed: Model) -> tuple[Note, ...]:
         return ()
     asked = f"{before - after} pairs of QuantizeLinear and DequantizeLinear"
     return (Note("model", asked, "their limits as Clip", "formats are chosen anew from the calibration data"),)
-
-
-def _required(config: PTQConfig) -> Path:
-    for option in ("p_onnx", "np_txt") if config.mode else ("p_onnx",):
-        if getattr(config, option) is None:
-            spelled = f"--{option.replace('_', '-')}"
-            raise ConfigError(f"{option} is missing", where="PTQConfig", fix=f"give {option} ({spelled})")
-    return Path(str(config.p_onnx))
 
 
 def _sha256(path: Path) -> str:

@@ -25,7 +25,7 @@ RUN_FILE = "run.toml"
 QAT_TABLE = "qat"
 """The table in such a file that holds the options of a fine-tuning."""
 
-_PATHS = ("p_onnx", "np_txt", "p_output", "quan_config", "ip_config")
+PATHS = ("p_onnx", "np_txt", "p_output", "quan_config", "ip_config", "counts")
 
 
 def load_config(path: str | Path) -> PTQConfig:
@@ -76,8 +76,8 @@ def understood(table: Mapping[str, Any], folder: Path, *, where: str) -> dict[st
     """
     check_names(table, known_options(), where=where)
     options = dict(table)
-    for name in _PATHS:
-        if isinstance(value := options.get(name), str) and not _is_no_path(name, value):
+    for name in PATHS:
+        if isinstance(value := options.get(name), str) and not is_no_path(name, value):
             options[name] = from_here(folder, value)
     if "preprocess" in options:
         options["preprocess"] = _preprocess(options["preprocess"], where)
@@ -139,8 +139,8 @@ def _lost_line(name: str, value: Any) -> str:
 
 def _plain(name: str, value: Any, folder: Path) -> Any:
     """A value as TOML has it; None where it has none."""
-    if name in _PATHS and isinstance(value, str | Path):
-        return str(value) if _is_no_path(name, str(value)) else from_there(folder, value)
+    if name in PATHS and isinstance(value, str | Path):
+        return str(value) if is_no_path(name, str(value)) else from_there(folder, value)
     if name == "np_txt":
         return None
     if isinstance(value, Preprocess):
@@ -156,7 +156,7 @@ def _plain(name: str, value: Any, folder: Path) -> Any:
     return value if isinstance(value, str | int | float | bool) else None
 
 
-def _is_no_path(name: str, value: str) -> bool:
+def is_no_path(name: str, value: str) -> bool:
     """JSON text, or the name of a Python function."""
     return value.lstrip().startswith("{") if name == "quan_config" else is_function_name(value)
 

@@ -49,7 +49,7 @@ def output_folder(path: str | Path) -> Iterator[Path]:
     new = not folder.exists()
     try:
         with _lock(writable_folder(folder)):
-            _clear(folder)
+            clear_scratch(folder)
             yield folder
     except BaseException:
         if new:
@@ -204,8 +204,8 @@ def _own() -> str:
     return f"{_SCRATCH}{socket.gethostname()}.{os.getpid()}."
 
 
-def _clear(folder: Path) -> None:
-    """Removes scratch of processes that are no more."""
+def clear_scratch(folder: Path) -> None:
+    """Removes what processes that are no more have left half-written."""
     for left in folder.glob(f"{_SCRATCH}*{_SUFFIX}"):
         host, pid, *_ = left.name.removeprefix(_SCRATCH).removesuffix(_SUFFIX).rsplit(".", 2)
         with contextlib.suppress(OSError):  # what cannot be judged or removed stays

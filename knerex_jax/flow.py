@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from knerex_jax.artifacts.report import versions
 from knerex_jax.calibrate import measured as calibrated
@@ -17,16 +18,20 @@ from knerex_jax.calibrate.checkpoint import CHECKPOINT, Checkpoints
 from knerex_jax.calibrate.measured import Measured, RangeRule
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.calibrate.reading import Measurement
+from knerex_jax.data.shapes import shapes_from_data
 from knerex_jax.data.sources import Source, open_source
 from knerex_jax.errors import ConfigError
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.graph.ir import Model
+from knerex_jax.graph.read import declared_shapes
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.constant import is_constant_operand
 from knerex_jax.ops.island import host_call
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.parallel import processes
+from knerex_jax.parallel.devices import data_mesh
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig
@@ -49,6 +54,29 @@ def decompose_onnx(path: str | Path, config: PTQConfig | None = None, *, ops: Op
     """Reads an ONNX file and brings it into the operators that are quantized."""
     shapes = None if config is None else config.input_shape
     return decompose_model(load_onnx(path, input_shapes=shapes, ops=ops), ops)
+
+
+def open_model(config: PTQConfig, *, ops: Ops = REGISTRY) -> tuple[Model, Model]:
+    """The model of a config as it is, and decomposed; dynamic inputs as the config or the calibration data have them.
+
+    Raises:
+      ConfigError: the config names no model or no data.
+      ModelError: it cannot be read, or a dimension stays unknown.
+      UnsupportedOpError: an operator has no rule.
+    """
+    for option in ("p_onnx", "np_txt"):
+        require(config, option)
+    path = Path(str(config.p_onnx))
+    shapes = shapes_from_data(declared_shapes(path), config.np_txt, config.layout)
+    origin = load_onnx(path, input_shapes={**shapes, **(config.input_shape or {})}, ops=ops)
+    return origin, decompose_model(origin, ops)
+
+
+def require(config: PTQConfig, option: str) -> None:
+    """Raises ConfigError where an option is missing."""
+    if getattr(config, option) is None:
+        fix = f"give {option} (--{option.replace('_', '-')})"
+        raise ConfigError(f"{option} is missing", where="PTQConfig", fix=fix)
 
 
 def open_calibration(data: Any, model: Model, config: PTQConfig) -> Source:
@@ -106,21 +134,40 @@ def measure_parts(
     checkpoints: Checkpoints | None = None,
 ) -> list[Measured]:
     """`measure` for several sets of data, each for itself: with the compiled steps of one. They can be merged."""
+    observed = observed_tensors(model, config, ops)
+    constants = [n.outputs[0] for n in model.graph.nodes if is_constant_operand(n, model)]
+    fn, params = lower_float(model, taps=observed, registry=ops)
+    sources = [open_calibration(data, model, config) for data in parts]
+    measurement = Measurement(
+        fn, params, observed, model.graph.types, config.batch_size, config.data_analysis_threads, progress,
+        _mesh(config, sources),
+    )  # fmt: skip
+    return calibration.measure_parts(
+        measurement, sources,
+        [_range_rule(c) for c in (config, *also)], outputs=model.graph.outputs, constants=constants,
+        checkpoints=checkpoints,
+    )  # fmt: skip
+
+
+def observed_tensors(model: Model, config: PTQConfig, ops: Ops = REGISTRY) -> Mapping[str, int | None]:
+    """The tensors that are counted for a config's platform, with their channel axes.
+
+    Raises:
+      UnsupportedOpError: an operator has no integer rule and does not run on the host.
+    """
     structure = analyse(model, config.target, ops)
     for node in model.graph.nodes:  # what cannot be assembled later is better told now
         if node.name in structure.islands or node.name in structure.plain:
             host_call(node, model, ops)
-    observed = structure.observed
-    constants = [n.outputs[0] for n in model.graph.nodes if is_constant_operand(n, model)]
-    fn, params = lower_float(model, taps=observed, registry=ops)
-    measurement = Measurement(
-        fn, params, observed, model.graph.types, config.batch_size, config.data_analysis_threads, progress
-    )
-    return calibration.measure_parts(
-        measurement, [open_calibration(data, model, config) for data in parts],
-        [_range_rule(c) for c in (config, *also)], outputs=model.graph.outputs, constants=constants,
-        checkpoints=checkpoints,
-    )  # fmt: skip
+    return structure.observed
+
+
+def _mesh(config: PTQConfig, sources: Sequence[Source]) -> Mesh | None:
+    """The devices that a calibration is worth spreading over."""
+    per_device = config.batch_size * processes.count()
+    counts = [source.count for source in sources if source.count is not None]
+    known = len(counts) == len(sources)
+    return data_mesh(config.devices, max(-(-count // per_device) for count in counts) if known else None)
 
 
 def checkpoints_of(
@@ -131,8 +178,9 @@ def checkpoints_of(
     *,
     also: Iterable[PTQConfig] = (),
     ops: Ops = REGISTRY,
+    name: str = "",
 ) -> Checkpoints:
-    """Where `measure` with the same arguments keeps its state, in a folder.
+    """Where `measure` with the same arguments keeps its state, in a folder; `name` tells several there apart.
 
     The key is all that decides the counts: model, data, range settings, batch size, arithmetic, software, device.
     """
@@ -144,9 +192,12 @@ def checkpoints_of(
         rules = [_range_rule(c) for c in (config, *also)]
         device = [jax.default_backend(), jax.devices()[0].device_kind]
         settings = [config.platform, config.batch_size, rules, ARITH_VERSION, versions(), device]
+        settings += [f"process {processes.index()} of {n}"] if (n := processes.count()) > 1 else []
         return "\n".join([_fingerprint(model), data, *map(repr, settings)])
 
-    return Checkpoints(folder / CHECKPOINT, key)
+    parts = [name] if name else []
+    parts += [str(processes.index())] if processes.index() else []
+    return Checkpoints(folder / ".".join([*parts, CHECKPOINT]), key)
 
 
 def ranges_of(measured: Measured, config: PTQConfig) -> Ranges:

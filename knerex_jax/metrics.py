@@ -1,4 +1,9 @@
-"""How close a fixed-point result is to the float one. Section 5 of the arithmetic contract."""
+"""How close a result is to what it should be: SNR (section 5 of the arithmetic contract), and scores by labels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -11,3 +16,50 @@ def snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
     if noise == 0:
         return float("inf")
     return float("-inf") if signal == 0 else 10 * float(np.log10(signal / noise))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a model on labelled data: the mean of numbers that every sample gives by itself.
+
+    Attributes:
+      each: (outputs, name -> [b, ...]; the labels of these b samples) -> numbers [b] or [b, k].
+      score: makes the score of their mean, a float64 or [k]; None: the mean is it (k = 1).
+    """
+
+    each: Callable[[Mapping[str, np.ndarray], Sequence[Any]], Any]
+    score: Callable[[Any], float] | None = None
+
+
+def _in_first(outputs: Mapping[str, np.ndarray], labels: Sequence[Any], count: int) -> np.ndarray:
+    """Whether the label is among the largest `count` values of the first output; of equal ones the first come first."""
+    values = next(iter(outputs.values()))
+    order = np.argsort(-values.reshape(len(values), -1).astype(np.float64), axis=1, kind="stable")[:, :count]
+    return (order == np.asarray(labels).astype(np.int64).reshape(-1, 1)).any(1)
+
+
+def _differences(outputs: Mapping[str, np.ndarray], labels: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(what the first output should be, how far it is from that), float64 [b, values]."""
+    values = next(iter(outputs.values()))
+    wanted = np.stack([np.asarray(label, np.float64).reshape(values.shape[1:]) for label in labels])
+    return wanted.reshape(len(values), -1), (values - wanted).reshape(len(values), -1)
+
+
+def _powers(outputs: Mapping[str, np.ndarray], labels: Sequence[Any]) -> np.ndarray:
+    """Sums of squares of what should be and of the noise, [b, 2]."""
+    return np.stack([np.square(part).sum(1) for part in _differences(outputs, labels)], axis=1)
+
+
+def _decibel(powers: np.ndarray) -> float:
+    signal, noise = powers
+    return float("inf") if noise == 0 else float("-inf") if signal == 0 else 10 * float(np.log10(signal / noise))
+
+
+METRICS: Mapping[str, Metric] = {
+    "top1": Metric(partial(_in_first, count=1)),
+    "top5": Metric(partial(_in_first, count=5)),
+    "mse": Metric(lambda outputs, labels: np.square(_differences(outputs, labels)[1]).mean(1)),
+    "mae": Metric(lambda outputs, labels: np.abs(_differences(outputs, labels)[1]).mean(1)),
+    "snr_db": Metric(_powers, _decibel),
+}
+"""Scores by name, of the first output: labels are class numbers for top1 and top5, else arrays of its shape."""

@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jax.sharding import Mesh
 
 from knerex_jax.artifacts.bie import MAGIC as BIE_MAGIC
 from knerex_jax.data.sources import Source, open_source, stack_inputs
@@ -110,6 +111,12 @@ class Runner:
             case NpuModel() as model:
                 found = model.run(stack_inputs(inputs, self.inputs), data_type)
         return {t: found[t] for t in self.outputs}
+
+    def spread(self, mesh: Mesh | None) -> "Runner":
+        """The same model, a batch of which is shared by these devices; a nef runs on the host."""
+        if mesh is None or isinstance(self.model, NpuModel):
+            return self
+        return replace(self, model=replace(self.model, mesh=mesh))
 
     def over(self, source: Source, data_type: DataType = "float", *, batch_size: int = 16) -> Iterator[dict[str, Any]]:
         """Runs a source of samples batch by batch, in constant memory; one shape is compiled.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from knerex_jax.artifacts.bie import Bie, load_bie
 from knerex_jax.artifacts.stages import load_scaled
@@ -21,6 +22,7 @@ from knerex_jax.lowering.float import lower_float, put_params
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.parallel.devices import data_mesh, over_devices, replicated
 from knerex_jax.program.program import Program
 
 DataType = Literal["float", "fixed"]
@@ -33,10 +35,12 @@ class FloatModel:
     Attributes:
       model: bound graph and constants.
       ops: operator records.
+      mesh: devices that share a batch, which has to divide among them; None: one takes it all.
     """
 
     model: Model
     ops: Mapping[str, OpDef] = field(default_factory=lambda: REGISTRY, repr=False, hash=False)
+    mesh: Mesh | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(
@@ -63,7 +67,9 @@ class FloatModel:
             4 * sum(types[t].size for t in (*node.inputs, *node.outputs) if t in types and t not in constants)
             for node in self.model.graph.nodes
         )
-        return jax.jit(over_samples(fn, at_once(sizes))), put_params(self.model, params)
+        step = over_devices(over_samples(fn, at_once(sizes)), self.mesh)
+        held = put_params(self.model, params)
+        return jax.jit(step), held if self.mesh is None else replicated(held, self.mesh)
 
     def run(self, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Runs N samples: name -> [N, ...] in place of the model's batch axis; float32 results shaped likewise.
@@ -85,10 +91,12 @@ class FixedModel:
 
     Attributes:
       shared: an emulator of the same program whose bounds hold for this plan, too; None compiles one.
+      mesh: devices that share a batch, which has to divide among them; None: one takes it all.
     """
 
     bie: Bie
     shared: Emulator | None = field(default=None, repr=False, compare=False)
+    mesh: Mesh | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "FixedModel":
@@ -109,7 +117,7 @@ class FixedModel:
 
     @cached_property
     def _params(self) -> Any:
-        return jax.device_put(prepare(self.program, self.bie.constants))
+        return replicated(prepare(self.program, self.bie.constants), self.mesh)
 
     def run(
         self,
@@ -118,7 +126,7 @@ class FixedModel:
         *,
         taps: tuple[str, ...] | None = None,
         batch_size: int = 32,
-        devices: int = 1,
+        devices: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Runs N samples through the emulator.
 
@@ -128,7 +136,8 @@ class FixedModel:
             and booleans of the model come as they are either way.
           taps: tensors to return instead of the outputs.
           batch_size: samples per compiled step.
-          devices: of this process, among which each batch is divided; the codes do not depend on it.
+          devices: of this process, among which each batch is divided; None: those of `mesh`. The codes do not depend on
+            it.
 
         Raises:
           ModelError: an input is missing, has the wrong shape, or holds NaN or infinity.
@@ -136,7 +145,8 @@ class FixedModel:
         """
         if data_type not in ("float", "fixed"):
             raise ConfigError(f"unknown data_type {data_type!r}", where="run", fix="use 'float' or 'fixed'")
-        codes = self._emulator.codes(self._params, inputs, taps=taps, batch_size=batch_size, devices=devices)
+        mesh = self.mesh if devices is None else data_mesh(devices)
+        codes = self._emulator.codes(self._params, inputs, taps=taps, batch_size=batch_size, mesh=mesh)
         return codes if data_type == "fixed" else {t: self.dequantize(t, c) for t, c in codes.items()}
 
     def dequantize(self, tensor: str, codes: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ import knerex_jax
 
 ROOT = Path(knerex_jax.__file__).parent
 LAYERS = (
-    "errors suggest files compilations ort_session metrics graph fixedpoint program npu nef csim targets compiler"
-    " ops passes lowering data calibrate quantize config_file emulator simulate refine artifacts npu_model runtime"
-    " runner prepare dumps match probe verdict diagnose flow qat improve export deliver check performance report"
-    " inference inferred e2e api scores compat embedded zoo demo doctor sweep present onnx_backend conformance cli"
-    " ktc"
+    "errors suggest files compilations ort_session metrics parallel graph fixedpoint program npu nef csim targets"
+    " compiler ops passes lowering data calibrate quantize config_file emulator simulate refine artifacts npu_model"
+    " runtime runner prepare dumps match probe verdict diagnose flow qat improve counts export deliver check"
+    " performance report inference inferred dataset e2e api scores compat embedded zoo demo doctor sweep present"
+    " onnx_backend conformance cli ktc"
 ).split()
 LONGEST_MODULE = 400
 

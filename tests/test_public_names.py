@@ -6,12 +6,13 @@ import pytest
 import knerex_jax
 
 PUBLIC = """
-ArtifactError Box CheckReport Comparison CompileError ConfigError Dump Evaluation FixedModel FloatModel HeatMap
-HookError Inferred KnerexError Label ModelEntry ModelError NpuModel Optimized PTQConfig PTQResult PlanError QATConfig
-QuantPlan REGISTRY Simulation SimulationError TARGETS UnsupportedOpError add_scores analyze bit_true_match check_model
-combine_nef compare_onnx compile convert_channel_last_to_first decompose_onnx dump edit_onnx evaluate extract_nef
-get_radix infer keep_compilations kneron_inference load_config load_dump load_onnx load_samples lower_fixed
-lower_float make_plan nef_info optimize_onnx run_ptq run_qat simulate_images verify
+ArtifactError Box CheckReport Comparison CompileError ConfigError DatasetScore Dump Evaluation FixedModel FloatModel
+HeatMap HookError Inferred KnerexError Label Metric ModelEntry ModelError NpuModel Optimized PTQConfig PTQResult
+PlanError QATConfig QuantPlan REGISTRY Simulation SimulationError TARGETS UnsupportedOpError add_scores analyze
+bit_true_match check_model combine_nef compare_onnx compile convert_channel_last_to_first count_data decompose_onnx
+dump edit_onnx evaluate evaluate_dataset extract_nef get_radix infer keep_compilations kneron_inference load_config
+load_dump load_onnx load_samples lower_fixed lower_float make_plan nef_info optimize_onnx run_ptq run_qat
+simulate_images verify
 """.split()
 
 

@@ -10,10 +10,10 @@ from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import unbind
 
 
-def tiny_onnx(folder: Path, name: str = "tiny.onnx") -> Path:
+def tiny_onnx(folder: Path, name: str = "tiny.onnx", channels: int = 4) -> Path:
     """Input `x` [1, 3, 8, 8], a convolution and a Relu."""
     net = Net({"x": (1, 3, 8, 8)})
-    return write_onnx(unbind(net.model(net.add("Relu", net.conv("x", 4))), REGISTRY), folder / name)
+    return write_onnx(unbind(net.model(net.add("Relu", net.conv("x", channels))), REGISTRY), folder / name)
 
 
 def tiny_data(count: int, seed: int = 1) -> dict[str, np.ndarray]:

@@ -98,6 +98,11 @@ class Checkpoints:
         self.notes.append(f"resumed at sample {self.resumed}{total}, reading {found.reading + 1} of the data")
         return found
 
+    def forget(self, why: str) -> None:
+        """What `load` gave is not gone on from."""
+        self.notes[-1] = f"an unfinished calibration was left: not used, because {why}"
+        self.resumed = 0
+
     def offer(self, unfinished: Callable[[], Unfinished]) -> None:
         """Writes the state if it is time to, and if the data can be identified."""
         started = time.monotonic()

@@ -142,6 +142,21 @@ def histogram(grid: Grid) -> Observer:
     return Observer(init, update)
 
 
+_MERGED = {Extremes: ("min", "max", "max"), Histogram: ("sum", "max", "max")}
+"""How the fields of states of different samples make one state; windows are the same in all of them."""
+
+
+def merge(states: Any, numbers: Any = jnp) -> Any:
+    """One state of several, which stand behind each other on a leading axis; any order of them gives the same.
+
+    Args:
+      states: of one observer.
+      numbers: the library that computes: jax.numpy, or numpy, whose sums are int64.
+    """
+    kinds = _MERGED[type(states)]
+    return type(states)(*(getattr(numbers, kind)(a, axis=0) for kind, a in zip(kinds, states, strict=True)))
+
+
 def fold(observers: tuple[Observer, ...], states: Any, x: Array, axis: int | None, valid: Array, piece: int) -> Any:
     """Shows a batch of one tensor to its observers.
 

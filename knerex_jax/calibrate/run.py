@@ -5,6 +5,7 @@ counts magnitudes finely in the octaves under its maximum. A threshold still low
 small rest) takes another reading of the tensors concerned. Data that can be read only once is counted coarsely.
 """
 
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,11 +15,12 @@ import numpy as np
 
 from knerex_jax.calibrate.checkpoint import Checkpoints, Partial, Unfinished
 from knerex_jax.calibrate.measured import Measured, RangeRule, is_enough
-from knerex_jax.calibrate.observers import Extremes, Grid, Observer, extremes, histogram
+from knerex_jax.calibrate.observers import Extremes, Grid, Observer, extremes, histogram, merge
 from knerex_jax.calibrate.reading import Batch, Measurement, Observers, compile_step, read
 from knerex_jax.calibrate.state import CalibrationState, TensorState, code_of, state_of_range
 from knerex_jax.data.sources import Source
-from knerex_jax.errors import ModelError
+from knerex_jax.errors import ConfigError, ModelError
+from knerex_jax.parallel import processes
 
 _FINE_BITS = 9
 _OCTAVES = 6
@@ -73,10 +75,16 @@ def measure_parts(
 ) -> list[Measured]:
     """`measure` for several sets of data, each for itself, with the same compiled steps for all of them.
 
-    Checkpoints are kept of one set only.
+    Checkpoints are kept of one set only. Of several processes, each reads its own batches; all return the same.
     """
     if all(source.rereadable for source in sources):
-        measured = _twice(measurement, sources, rules, outputs, constants, checkpoints if len(sources) == 1 else None)
+        mine = [s.part(processes.index(), processes.count(), measurement.batch_size) for s in sources]
+        measured = _twice(measurement, mine, rules, outputs, constants, checkpoints if len(sources) == 1 else None)
+    elif processes.count() > 1:
+        raise ConfigError(
+            "data that can be read only once cannot be divided among processes", where="calibration data",
+            fix="give files, arrays, or a function that returns the iterator",
+        )  # fmt: skip
     else:
         measured = [_once(measurement, source) for source in sources]
     shapes = {t: measurement.types[t].shape for t in outputs}
@@ -92,7 +100,7 @@ def _twice(
     checkpoints: Checkpoints | None,
 ) -> list[tuple[CalibrationState, tuple[str, ...]]]:
     """Exact ranges first, then counts under them, until all that is asked is counted."""
-    left = None if checkpoints is None else checkpoints.load(sources[0].count)
+    left = _left(checkpoints, sources[0].count)
     if left is None or left.seen is None:
         ranges = [extremes_of(measurement)] * len(sources)
         first = _read_each(measurement, sources, ranges, _Kept(checkpoints, 0, None, left and left.partial))
@@ -143,16 +151,40 @@ class _Kept:
         return lambda counted: checkpoints.offer(lambda: Unfinished(self.readings, self.seen, counted()))
 
 
+def _left(checkpoints: Checkpoints | None, count: int | None) -> Unfinished | None:
+    """Where an earlier run stopped; nowhere, if several processes stopped in different readings."""
+    left = None if checkpoints is None else checkpoints.load(count)
+    if processes.count() > 1:
+        readings = set(processes.exchange(str(left and left.reading).encode()))
+        if checkpoints is not None and left is not None and len(readings) > 1:
+            return checkpoints.forget("the processes were in different readings of the data")
+    return left
+
+
 def _read_each(
     measurement: Measurement, sources: Sequence[Source], observers: Sequence[Observers], kept: _Kept
 ) -> list[tuple[int, int, dict[str, Any]]]:
-    """Reads every source with its observers, which differ in their windows alone."""
-    step, start = compile_step(measurement, observers[0]), kept.start
-    done = 0 if start is None else start.samples
-    return [
-        read(measurement, _batches(measurement, source, done), each, step, start=start, offer=kept.offer)
-        for source, each in zip(sources, observers, strict=True)
-    ]
+    """Reads every source with its observers, which differ in their windows alone; the states of all processes."""
+
+    def work() -> list[tuple[int, int, dict[str, Any]]]:
+        step, start = compile_step(measurement, observers[0]), kept.start
+        done = 0 if start is None else start.samples
+        return [
+            read(measurement, _batches(measurement, source, done), each, step, start=start, offer=kept.offer)
+            for source, each in zip(sources, observers, strict=True)
+        ]
+
+    return [_of_all_processes(*found) for found in processes.all_or_none(work)]
+
+
+def _of_all_processes(samples: int, digest: int, seen: dict[str, Any]) -> tuple[int, int, dict[str, Any]]:
+    """What all processes have read together."""
+    if processes.count() == 1:
+        return samples, digest, seen
+    told = processes.exchange(f"{samples} {digest}".encode())
+    for t, parts in seen.items():
+        seen[t] = tuple(merge(type(s)(*(np.stack(processes.exchange_array(a)) for a in s)), np) for s in parts)
+    return sum(int(text.split()[0]) for text in told), zlib.crc32(b"\n".join(told)), seen
 
 
 def fine_grid(*states: TensorState) -> Grid:
@@ -162,10 +194,11 @@ def fine_grid(*states: TensorState) -> Grid:
 
 
 def _once(measurement: Measurement, source: Source) -> tuple[CalibrationState, tuple[str, ...]]:
-    """One reading: the first batch says where the coarse windows lie."""
+    """One reading: the first batch (of one device) says where the coarse windows lie."""
     batches = _batches(measurement, source)
     first = next(batches)
-    _, _, seen = read(measurement, iter([first]), extremes_of(measurement))
+    few = {t: values[: measurement.batch_size] for t, values in first.items()}
+    _, _, seen = read(measurement, iter([few]), extremes_of(measurement))
     observers = {}
     for t, (observer, state) in extremes_of(measurement).items():
         largest = max(float(seen[t][0].high.max()), -float(seen[t][0].low.min()))
@@ -188,7 +221,7 @@ def extremes_of(measurement: Measurement) -> dict[str, tuple[tuple[Observer, ...
 
 
 def _batches(measurement: Measurement, source: Source, start: int = 0) -> Iterator[Batch]:
-    return source.batches(measurement.batch_size, measurement.threads, start=start)
+    return source.batches(measurement.step_size, measurement.threads, start=start)
 
 
 def _range_state(measurement: Measurement, tensor: str, samples: int, seen: Extremes) -> TensorState:

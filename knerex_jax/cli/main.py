@@ -17,6 +17,7 @@ Exit codes: 0 done; 1 a fault in what was given, or the answer is no;
 
 _COMMANDS = {
     "ptq": "Quantizes a model; without --p-onnx, the digit CNN that ships with the package.",
+    "count": "Counts a part of the calibration data for itself.",
     "qat": "Quantizes a model and fine-tunes it, without labels.",
     "sweep": "Tries every combination of the settings in a file.",
     "optimize": "Writes a model with fewer and plainer operators, checked against it.",
@@ -24,6 +25,7 @@ _COMMANDS = {
     "check": "Says for every node where it runs, and why.",
     "evaluate": "Estimates fps, memory and costs by node.",
     "infer": "Runs an ONNX, bie or nef over data and writes its outputs.",
+    "score": "Scores a model on labelled data of any size.",
     "simulate": "Runs an application on pictures: float, fixed and nef side by side.",
     "whatif": "Plans a result again with other settings.",
     "compile": "Compiles bies into one nef.",

@@ -7,9 +7,14 @@ from typing import Any
 import click
 
 from knerex_jax.data.shapes import parse_shape as parse_shape
+from knerex_jax.errors import ConfigError
 from knerex_jax.qat.config import QATConfig, known_qat_options
 from knerex_jax.quantize.config import PTQConfig
 
+CONFIG = click.option(
+    "--config", "config_file", type=click.Path(),
+    help="TOML or YAML file of these options; what the command line says goes before it.",
+)  # fmt: skip
 INPUT_SHAPE = click.option(
     "--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of a dynamic input; more than once."
 )
@@ -17,11 +22,14 @@ MODEL_ID = click.option("--model-id", type=int, help="Which model of a nef.")
 KEY_FILE = click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
 """Options of several commands."""
 
-_FLOATS = ("weight_bandwidth", "dma_bandwidth", "percentage_16b", "output_headroom", "max_ms", "max_mb")
+_FLOATS = ("weight_bandwidth", "dma_bandwidth", "percentage_16b", "headroom_16b", "output_headroom", "max_ms", "max_mb")
 """Options of numbers without a default."""
 
 
-_PATHS = ("p_onnx", "np_txt", "p_output", "ip_config", "quan_config")
+_COUNTS = ("guard_bits", "devices", "train_devices")
+"""Options of whole numbers without a default."""
+
+_PATHS = ("p_onnx", "np_txt", "p_output", "ip_config", "quan_config", "counts")
 """Options that a shell completes with files."""
 
 
@@ -30,11 +38,30 @@ def _option_type(name: str, default: Any) -> Any:
         return click.Path()
     if isinstance(default, bool):
         return click.BOOL
-    if isinstance(default, int) or name == "devices":
+    if isinstance(default, int) or name in _COUNTS:
         return click.INT
     if isinstance(default, float) or name in _FLOATS:
         return click.FLOAT
     return click.STRING
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """MODEL, --config, and one option per field of PTQConfig; `given_run` reads them."""
+    add_model = click.argument("model", required=False, type=click.Path())
+    return add_model(CONFIG(_with_options(command, PTQConfig, [f.name for f in fields(PTQConfig)])))
+
+
+def given_run(model: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of PTQConfig (and of other configs) that the command line gives.
+
+    Raises:
+      ConfigError: MODEL and --p-onnx name different ones.
+    """
+    given = given_options(options)
+    if model is not None and given.setdefault("p_onnx", model) != model:
+        what = f"two models: {model} and {given['p_onnx']}"
+        raise ConfigError(what, where="MODEL, --p-onnx", fix="give one of them")
+    return given
 
 
 def config_options(names: Collection[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

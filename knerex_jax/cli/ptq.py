@@ -1,24 +1,19 @@
 """`knerex ptq`."""
 
-from dataclasses import fields
 from typing import Any
 
 import click
 
-from knerex_jax.cli.options import config_options, given_options
+from knerex_jax.cli.options import given_run, run_options
 from knerex_jax.cli.screen import Screen, with_screen
-from knerex_jax.errors import ConfigError
-from knerex_jax.quantize.config import PTQConfig, make_config
+from knerex_jax.cli.together import with_processes
+from knerex_jax.quantize.config import make_config
 
 
 @click.command()
-@click.argument("model", required=False, type=click.Path())
-@click.option(
-    "--config", "config_file", type=click.Path(),
-    help="TOML or YAML file of these options; what the command line says goes before it.",
-)  # fmt: skip
-@config_options([f.name for f in fields(PTQConfig)])
+@run_options
 @with_screen
+@with_processes
 def ptq(screen: Screen, model: str | None, config_file: str | None, **options: Any) -> None:
     """Quantizes MODEL (or --p-onnx); without one, the digit CNN that ships with the package.
 
@@ -30,11 +25,7 @@ def ptq(screen: Screen, model: str | None, config_file: str | None, **options: A
     from knerex_jax.demo import is_default, run_default
     from knerex_jax.present import print_result
 
-    if model is not None:
-        if options["p_onnx"] not in (None, model):
-            raise ConfigError(f"two models: {model} and {options['p_onnx']}", where="--p-onnx", fix="give one of them")
-        options["p_onnx"] = model
-    given = {**({} if config_file is None else read_options(config_file)), **given_options(options)}
+    given = {**({} if config_file is None else read_options(config_file)), **given_run(model, options)}
     with screen.bars() as progress:
         if is_default(given):
             result, scores = run_default(given, progress=progress)

@@ -1,22 +1,20 @@
 """`knerex qat`."""
 
-from dataclasses import fields
 from typing import Any
 
 import click
 
-from knerex_jax.cli.options import config_options, given_options, qat_options
+from knerex_jax.cli.options import given_run, qat_options, run_options
 from knerex_jax.cli.screen import Screen, with_screen
-from knerex_jax.quantize.config import PTQConfig, make_config
+from knerex_jax.quantize.config import make_config
 
 
 @click.command()
-@click.option("--config", "config_file", type=click.Path(), help="TOML or YAML file of these options; they come first.")
 @qat_options
-@config_options([f.name for f in fields(PTQConfig)])
+@run_options
 @with_screen
-def qat(screen: Screen, config_file: str | None, **options: Any) -> None:
-    """Quantizes a model and fine-tunes it; without --p-onnx, the digit CNN that ships with the package.
+def qat(screen: Screen, model: str | None, config_file: str | None, **options: Any) -> None:
+    """Quantizes MODEL (or --p-onnx) and fine-tunes it; without one, the digit CNN that ships with the package.
 
     In a file the options of the training are a table [qat]. A run that was cut off goes on when it is called again; its
     metrics are in qat.csv.
@@ -28,7 +26,7 @@ def qat(screen: Screen, config_file: str | None, **options: Any) -> None:
     from knerex_jax.qat.config import make_qat_config, split_options
 
     held, trained = ({}, {}) if config_file is None else read_qat_options(config_file)
-    own, given = split_options(given_options(options))
+    own, given = split_options(given_run(model, options))
     given = {**held, **given}
     given = default_options(given) if is_default(given) else given
     with screen.bars() as progress:

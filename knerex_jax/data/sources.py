@@ -38,12 +38,25 @@ class Source:
       count: number of samples, None if only reading tells.
       jobs: starts a reading: functions that each load one sample.
       identity: tells these samples from others: equal text, equal samples; gives None where nothing does.
+      share: whether these are one part of the samples, which may be empty.
     """
 
     rereadable: bool
     count: int | None
     jobs: Callable[[], Iterable[Job]]
     identity: Callable[[], str | None] = lambda: None
+    share: bool = False
+
+    def part(self, number: int, parts: int, batch_size: int) -> "Source":
+        """Every `parts`-th batch of the samples, from batch `number` on: batches that the whole has, too."""
+        if parts == 1:
+            return self
+
+        def jobs() -> Iterator[Job]:
+            return (job for i, job in enumerate(self.jobs()) if i // batch_size % parts == number)
+
+        own = None if self.count is None else sum(i // batch_size % parts == number for i in range(self.count))
+        return replace(self, count=own, jobs=jobs, share=True)
 
     def batches(self, batch_size: int, threads: int = 4, *, start: int = 0) -> Iterator[Sample]:
         """Reads the samples in order, `batch_size` at a time; the last batch may be smaller.
@@ -61,7 +74,7 @@ class Source:
           ModelError: there is no sample at all, or one that cannot be read or does not fit the model.
         """
         samples = run_ahead(itertools.islice(self.jobs(), start, None), threads, batch_size + threads)
-        empty = start == 0
+        empty = start == 0 and not self.share
         while group := list(itertools.islice(samples, batch_size)):
             empty = False
             yield {name: np.stack([sample[name] for sample in group]) for name in group[0]}

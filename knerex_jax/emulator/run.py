@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
@@ -17,6 +16,7 @@ from knerex_jax.emulator.stream import compiler_options, over_samples, samples_a
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.errors import ConfigError, PlanError
 from knerex_jax.graph.ir import TensorType
+from knerex_jax.parallel.devices import device_count, over_devices
 from knerex_jax.program.bounds import Bounds, bound_program, join
 from knerex_jax.program.program import Constants, Program
 
@@ -93,21 +93,16 @@ class Emulator:
         return True
 
     @cached_property
-    def _compiled(self) -> dict[tuple[tuple[str, ...], int], Callable[..., Any]]:
+    def _compiled(self) -> dict[Any, Callable[..., Any]]:
         return {}
 
-    def step(self, taps: tuple[str, ...], devices: int = 1) -> Callable[..., Any]:
-        """The compiled function of (params, {input: [batch, *shape]}) -> {tensor: codes}.
-
-        Args:
-          taps: tensors to return.
-          devices: among which the batch is divided; it has to be a multiple of them.
-        """
-        if (taps, devices) not in self._compiled:
+    def step(self, taps: tuple[str, ...], mesh: Mesh | None = None) -> Callable[..., Any]:
+        """The compiled function of (params, {input: [batch, *shape]}) -> {tensor: codes}; a mesh shares the batch."""
+        if (taps, mesh) not in self._compiled:
             fn = over_samples(lower_fixed(self.program, self.methods, taps=taps), samples_at_once(self.program))
-            fn = fn if devices == 1 else jax.shard_map(fn, **_divided(devices))
-            self._compiled[taps, devices] = jax.jit(fn, compiler_options=compiler_options(jax.default_backend()))
-        return self._compiled[taps, devices]
+            options = compiler_options(jax.default_backend())
+            self._compiled[taps, mesh] = jax.jit(over_devices(fn, mesh), compiler_options=options)
+        return self._compiled[taps, mesh]
 
     def codes(
         self,
@@ -116,7 +111,7 @@ class Emulator:
         *,
         taps: tuple[str, ...] | None = None,
         batch_size: int = 32,
-        devices: int = 1,
+        mesh: Mesh | None = None,
     ) -> dict[str, np.ndarray]:
         """Codes of N samples.
 
@@ -125,7 +120,7 @@ class Emulator:
           inputs: name -> float array [N, ...] in place of the model's batch axis.
           taps: tensors to return instead of the outputs.
           batch_size: samples per compiled step.
-          devices: of this process, among which each batch is divided.
+          mesh: devices that share a step; None: one does it all.
 
         Raises:
           ModelError: an input is missing, has the wrong shape, or holds NaN or infinity.
@@ -140,23 +135,10 @@ class Emulator:
             t: TensorType(exact[t].dtype if t in exact else "float32", self.program.shapes[t])
             for t in self.program.inputs
         }
-        step = self.step(tuple(wanted), devices)
-        codes = run_batches(step, params, stack_inputs(inputs, types), types, batch_size, devices)
+        step = self.step(tuple(wanted), mesh)
+        codes = run_batches(step, params, stack_inputs(inputs, types), types, batch_size, device_count(mesh))
         ordered = {t: codes[t] for t in wanted}  # jax sorts them
         return {t: c.astype(exact[t].dtype) if t in exact else c for t, c in ordered.items()}
-
-
-def _divided(devices: int) -> dict[str, Any]:
-    """Options of `jax.shard_map` that divide samples among so many devices, each with all params."""
-    there = jax.local_devices()
-    if not 0 < devices <= len(there):
-        raise ConfigError(
-            f"this process has {len(there)} devices of kind {there[0].device_kind}", where=f"devices={devices}",
-            fix=f"ask for fewer, or set JAX_NUM_CPU_DEVICES={devices} before Python starts to divide a CPU",
-        )  # fmt: skip
-    mesh = Mesh(np.array(there[:devices]), ("samples",))
-    # Nothing passes between devices, so there is nothing for the check of replicated values to find.
-    return {"mesh": mesh, "in_specs": (P(), P("samples")), "out_specs": P("samples"), "check_vma": False}
 
 
 def dequantize(program: Program, constants: Constants, tensor: str, codes: np.ndarray) -> np.ndarray:

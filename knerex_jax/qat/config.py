@@ -41,7 +41,7 @@ class QATConfig:
     train_scales: bool = _option(True, "train the scales of the data, where no constraint or quan_config holds them")
     loss_weight: float = _option(1.0, "weight of the user's loss beside the distillation")
     distillation_weight: float = _option(1.0, "weight of the outputs' error against the float model")
-    devices: int | None = _option(None, "devices that share each batch; default as many as divide it")
+    train_devices: int | None = _option(None, "devices that share each training batch; default as many as divide it")
     seed: int = _option(0, "of the order of the samples")
     loss: UserLoss | None = _option(None, "Python only: a further loss of (outputs, the float model's outputs, labels)")
     labels: Any = _option(None, "Python only: one per calibration sample, for the further loss")
@@ -53,8 +53,8 @@ class QATConfig:
             in_range(name, getattr(self, name), 0, None)
         in_range("learning_rate", self.learning_rate, 0, 1)
         in_range("train_samples", self.train_samples, 8, None)
-        if self.devices is not None:
-            in_range("devices", self.devices, 1, None)
+        if self.train_devices is not None:
+            in_range("train_devices", self.train_devices, 1, None)
         if self.labels is not None and self.loss is None:
             raise ConfigError("labels without a loss", where="labels", fix="give loss=, a function that reads them")
         if not (self.train_weights or self.train_biases or self.train_clips or self.train_scales):

@@ -67,10 +67,10 @@ def training_mesh(config: QATConfig, batch: int) -> Mesh:
       ConfigError: there are not so many, or they do not divide the batch.
     """
     found = jax.devices()
-    count = config.devices or max(d for d in range(1, len(found) + 1) if batch % d == 0)
+    count = config.train_devices or max(d for d in range(1, len(found) + 1) if batch % d == 0)
     if count > len(found):
         fix = f"use at most {len(found)}"
-        raise ConfigError(f"there are {len(found)} devices", where=f"devices={count}", fix=fix)
+        raise ConfigError(f"there are {len(found)} devices", where=f"train_devices={count}", fix=fix)
     if batch % count:
         fix = "choose a batch that the devices divide"
         raise ConfigError(f"a batch of {batch} cannot be shared by {count} devices", where="train_batch", fix=fix)

@@ -72,10 +72,14 @@ class PTQConfig:
         None, "what nodes on the CPU make: int8 or int16; default datapath_bitwidth_mode"
     )
     const_in_bitwidth_mode: str | None = _option(None, "constant operands: int8 or int16; default int16, on 520 int8")
+    counts: str | Path | None = _option(
+        None, "count file, or folder of those of all parts (knerex count), instead of calibrating on np_txt"
+    )
     input_shape: Mapping[str, tuple[int, ...]] | None = _option(None, "shapes of dynamic inputs, name -> shape")
     layout: str | None = _option(None, "layout of the calibration arrays where it is ambiguous: NCHW or NHWC")
     preprocess: Any = _option(None, "preset or Preprocess for a folder of images")
-    batch_size: int = _option(16, "samples per compiled step")
+    batch_size: int = _option(16, "samples per compiled step and device")
+    devices: int | None = _option(None, "devices that calibration is spread over; default all of JAX's default kind")
     guard_bits: int | None = _option(
         None, "a channel's range is at least the layer's divided by 2**guard_bits; default 2, 4 or 0 by the widths"
     )
@@ -121,6 +125,8 @@ class PTQConfig:
         in_range("flops_ratio", self.flops_ratio, 0, 1)
         in_range("data_analysis_threads", self.data_analysis_threads, 1, None)
         in_range("batch_size", self.batch_size, 1, None)
+        if self.devices is not None:
+            in_range("devices", self.devices, 1, None)
         in_range("dump_samples", self.dump_samples, 1, None)
         in_range("model_id", self.model_id, 1, 2**31 - 1)
         if not re.fullmatch(r"[0-9a-fA-F]{1,4}", self.model_version):

@@ -52,6 +52,11 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     return _environment().get_template("comparison.html.j2").render(found=finite(comparison))
 
 
+def render_sweep(sweep: Mapping[str, Any]) -> str:
+    """The HTML of a sweep: its `page_data`."""
+    return _environment().get_template("sweep.html.j2").render(sweep=finite(sweep))
+
+
 def _start(nodes: Sequence[NodeView]) -> int | None:
     """The node whose details are shown first: the first bad one, or that with the lowest SNR."""
     known = [n for n in nodes if n.accumulated_db is not None]

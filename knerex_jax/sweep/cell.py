@@ -13,16 +13,12 @@ import numpy as np
 from knerex_jax.api import SNR_SAMPLES, run_ptq
 from knerex_jax.artifacts.bie import Bie
 from knerex_jax.calibrate.measured import Measured
-from knerex_jax.data.shapes import shapes_from_data
 from knerex_jax.deliver import compile_or_note
-from knerex_jax.errors import ConfigError
-from knerex_jax.flow import make_plan, measure, open_calibration, ranges_of
+from knerex_jax.errors import KnerexError
+from knerex_jax.flow import make_plan, measure, open_calibration, open_model, ranges_of
 from knerex_jax.graph.ir import Model
-from knerex_jax.graph.read import declared_shapes
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
-from knerex_jax.ops.load import load_onnx
-from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.performance.evaluation import evaluation_of
 from knerex_jax.performance.subject import origins_of, subject_of_compiled
 from knerex_jax.quantize.bitwidth import cpu_nodes
@@ -52,8 +48,8 @@ class Shared:
 
 
 def can_share(config: PTQConfig) -> bool:
-    """Whether a cell needs no more than counts: nothing is searched or learned from the samples themselves."""
-    return not (config.learns or config.range_search or config.ranked)
+    """Whether a cell needs no more than counts of its data: nothing is searched or learned from the samples."""
+    return not (config.learns or config.range_search or config.ranked or config.counts)
 
 
 def share(configs: Sequence[PTQConfig], progress: Callable[[int], None] | None = None) -> Shared:
@@ -63,9 +59,7 @@ def share(configs: Sequence[PTQConfig], progress: Callable[[int], None] | None =
       KnerexError: model or data are not usable.
     """
     config = configs[0]
-    path = _model_path(config)
-    shapes = shapes_from_data(declared_shapes(path), config.np_txt, config.layout)
-    model = decompose_model(load_onnx(path, input_shapes={**shapes, **(config.input_shape or {})}))
+    _, model = open_model(config)
     source = open_calibration(config.np_txt, model, config)
     measured = measure(model, source, config, also=configs[1:], progress=progress)
     first = [job() for job in islice(source.jobs(), SNR_SAMPLES)]
@@ -82,14 +76,16 @@ def run_cell(cell: Cell, shared: Shared | None) -> Row:
 
     Returns:
       `key`, the setting, `status`; then `snr_db` (the worst output), `snr_db:<output>` each, `fps` and `weight_bytes`
-      of the compiled model (None if it does not compile), `seconds`; or `error`.
+      of the compiled model (None if it does not compile), `seconds`; or `error`, and `again` False where another try
+      would end the same.
     """
     row, started = {"key": cell.key, **cell.setting}, time.perf_counter()
     try:
         config = make_config(**cell.options)
         found = _whole(config) if shared is None else _planned(config, shared)
     except Exception as e:  # one cell, whatever happens to it, does not end the others
-        return row | {"status": "failed", "error": f"{type(e).__name__}: {' '.join(str(e).split())}"}
+        failed = {"status": "failed", "error": f"{type(e).__name__}: {' '.join(str(e).split())}"}
+        return row | failed | ({"again": False} if isinstance(e, KnerexError) else {})
     return row | {"status": "ok", **found, "seconds": round(time.perf_counter() - started, 2)}
 
 
@@ -121,10 +117,3 @@ def _figures(snr: Mapping[str, float], fps: float | None, weight_bytes: int | No
     each = {f"snr_db:{t}": round(float(v), 2) for t, v in snr.items()}
     worst = min(each.values(), default=None)
     return {"snr_db": worst, **each, "fps": fps and round(fps, 2), "weight_bytes": weight_bytes}
-
-
-def _model_path(config: PTQConfig) -> Path:
-    for option in ("p_onnx", "np_txt"):
-        if getattr(config, option) is None:
-            raise ConfigError(f"{option} is missing", where="[base]", fix=f"give {option}")
-    return Path(str(config.p_onnx))

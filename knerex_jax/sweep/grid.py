@@ -7,6 +7,12 @@ np_txt = "calibration/"
 [grid]                              # every combination of these
 platform = ["520", "720"]
 outlier_factor = [1.0, 2.0, 4.0]
+[[case]]                            # options that change together: the grid runs for each of these tables
+p_onnx = "model.onnx"
+np_txt = "calibration/"
+[[case]]
+p_onnx = "other.onnx"
+np_txt = "other/"
 """
 
 import hashlib
@@ -18,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from knerex_jax.artifacts.report import versions
-from knerex_jax.config_file import read_table, understood
+from knerex_jax.config_file import PATHS, is_no_path, read_table, understood
 from knerex_jax.data import identity
 from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.config import known_options
@@ -33,7 +39,7 @@ class Cell:
     """One combination of settings. Plain data: it can be sent to another process.
 
     Attributes:
-      setting: option -> value, of the grid alone.
+      setting: option -> value, of the case and the grid alone.
       options: all fields of `PTQConfig` that are given.
       key: names the cell, with the contents of its model and data and the version of this package.
     """
@@ -54,7 +60,7 @@ class Sweep:
 
     Attributes:
       cells: in the order of the grid, the last option changing fastest.
-      names: options of the grid.
+      names: options of cases and grid.
       out: folder of the results.
     """
 
@@ -71,8 +77,13 @@ def read_sweep(path: str | Path) -> Sweep:
     """
     path = Path(path)
     table = read_table(path)
-    check_names(table, ("out", "base", "grid"), where=str(path))
-    base, grid, out = table.get("base", {}), table.get("grid", {}), table.get("out", "sweep")
+    check_names(table, ("out", "base", "grid", "case"), where=str(path))
+    base, grid, out, cases = (
+        table.get("base", {}),
+        table.get("grid", {}),
+        table.get("out", "sweep"),
+        _cases(table, path),
+    )
     if not isinstance(base, dict) or not isinstance(grid, dict) or not isinstance(out, str):
         raise ConfigError(
             "base and grid have to be tables, out a folder", where=str(path), fix="write [base] and [grid]"
@@ -82,15 +93,35 @@ def read_sweep(path: str | Path) -> Sweep:
         if not isinstance(values, list) or not values:
             fix = f"write it like {name} = [{json.dumps(values, default=str)}]"
             raise ConfigError(f"{name} has no list of values", where=f"{path}, [grid]", fix=fix)
-    if not grid:
+    if not grid and len(cases) < 2:
         fix = "write options with lists of values under [grid]"
         raise ConfigError("there is nothing to sweep", where=str(path), fix=fix)
     cells = []
-    for values in itertools.product(*grid.values()):
-        setting = dict(zip(grid, values, strict=True))
-        options = understood({**base, **setting}, path.parent, where=str(path))
-        cells.append(Cell(setting, options, _key(options)))
-    return Sweep(tuple(cells), tuple(grid), path.parent / out)
+    for case, values in itertools.product(cases, itertools.product(*grid.values())):
+        setting = {**case, **dict(zip(grid, values, strict=True))}
+        options = _anywhere(understood({**base, **setting}, path.parent, where=str(path)))
+        cells.append(Cell(setting, options, _key({**base, **setting}, options)))
+    return Sweep(tuple(cells), tuple(dict.fromkeys(name for cell in cells for name in cell.setting)), path.parent / out)
+
+
+def _cases(table: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    cases = table.get("case", [{}])
+    if not isinstance(cases, list) or not cases or not all(isinstance(case, dict) for case in cases):
+        raise ConfigError("case has to be a list of tables", where=str(path), fix="write [[case]] before each")
+    for number, case in enumerate(cases):
+        check_names(case, known_options(), where=f"{path}, [[case]] number {number + 1}")
+        if set(case) != set(cases[0]):
+            fix = f"give {', '.join(cases[0])} in each"
+            raise ConfigError("the cases do not state the same options", where=f"{path}, [[case]]", fix=fix)
+    return cases
+
+
+def _anywhere(options: Mapping[str, Any]) -> dict[str, Any]:
+    """With absolute paths, which hold in other processes, too."""
+    return {
+        k: str(Path(v).absolute()) if k in PATHS and isinstance(v, str) and not is_no_path(k, v) else v
+        for k, v in options.items()
+    }
 
 
 def grouped(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -101,9 +132,10 @@ def grouped(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def _key(options: Mapping[str, Any]) -> str:
+def _key(given: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Of what the file says, which does not depend on where the file lies, and of what the files it names hold."""
     files = {name: _files(options.get(name)) for name in ("p_onnx", "np_txt")}
-    said = json.dumps(dict(options), default=repr, sort_keys=True)
+    said = json.dumps(dict(given), default=repr, sort_keys=True)
     return hashlib.sha256(f"{said} {identity.of_files(files)} {versions()['knerex-jax']}".encode()).hexdigest()[:16]
 
 

@@ -137,7 +137,7 @@ DEVICES = """
     emulator = Emulator.of(planned.program, planned.constants)
     made = []
     for devices in (1, 2):
-        config = QATConfig(devices=devices, inner_weight=0.5, warmup=0)
+        config = QATConfig(train_devices=devices, inner_weight=0.5, warmup=0)
         objective, optimizer = Objective(subject, config), make_optimizer(config, subject.units)
         mesh = training_mesh(config, 8)
         step = make_step(objective, emulator.methods, optimizer, {t: 1.0 for t in objective.taps}, mesh)
@@ -194,7 +194,7 @@ def test_labels_and_a_loss_of_the_user(folder):
         ({"steps": 0}, "steps"),
         ({"labels": np.zeros(3)}, "labels"),
         ({"labels": np.zeros(3), "loss": lambda *_: 0.0}, "labels"),
-        ({"train_batch": 5, "devices": 400}, "devices"),
+        ({"train_batch": 5, "train_devices": 400}, "train_devices"),
         ({"mode": 0}, "mode"),
         ({"learning_rat": 0.1}, "learning_rate"),
         ({"np_txt": tiny_data(4)}, "samples"),

@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+from dataclasses import replace
 
 import pytest
 from tiny import tiny_npz, tiny_onnx
@@ -48,13 +49,18 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
+def timeless(row):
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
 def test_every_combination_has_a_row_and_failures_do_not_end_it(first, folder):
     assert len(first) == 6 and len({row["key"] for row in first}) == 6
     failed = [row for row in first if row["status"] != "ok"]
     assert [row["datapath_bitwidth_mode"] for row in failed] == ["int12", "int12"]
     assert all("ConfigError: 'int12' is not a value" in row["error"] for row in failed)
+    assert {row["tries"] for row in first} == {1}, "what is wrong with the settings is not tried again"
     assert [row["key"] for row in table(folder)] == [row["key"] for row in first]
-    assert list(table(folder)[0])[-4:] == ["fps", "weight_bytes", "seconds", "error"]
+    assert list(table(folder)[0])[-5:] == ["fps", "weight_bytes", "tries", "seconds", "error"]
 
 
 def test_a_cell_says_what_a_run_of_its_own_says(first, folder, tmp_path):
@@ -96,3 +102,71 @@ def test_a_cell_that_learns_runs_the_whole_flow(folder):
     path.write_text(GRID.replace('out = "results"', 'out = "learned"').split("[grid]")[0] + "[grid]\noptimize = [1]\n")
     (row,) = run_sweep(read_sweep(path))
     assert row["status"] == "ok" and row["optimize"] == 1 and row["snr_db"] > 20
+
+
+UNSTEADY = """
+import os, signal
+from pathlib import Path
+import numpy as np
+
+def data():
+    mark = Path(__file__).with_name("killed")
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"x": np.load(Path(__file__).with_name("d.npz"))["x"]}
+
+def never():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_make_the_same_table_and_a_killed_one_counts_as_a_try(first, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "unsteady.py").write_text(UNSTEADY)
+    asked = read_sweep("sweep.toml")
+    few = tuple(c for c in asked.cells if c.setting["datapath_bitwidth_mode"] != "int16")
+    rows = run_sweep(replace(asked, cells=few, out=folder / "workers"), workers=2)
+    assert [timeless(r) for r in rows] == [timeless(r) for r in first if r["datapath_bitwidth_mode"] != "int16"]
+    cases = """
+out = "unsteady"
+[base]
+p_onnx = "tiny.onnx"
+[[case]]
+np_txt = "unsteady:data"
+[[case]]
+np_txt = "unsteady:never"
+"""
+    (folder / "unsteady.toml").write_text(cases)
+    done, lost = run_sweep(read_sweep("unsteady.toml"), workers=2)
+    assert (done["status"], done["tries"]) == ("ok", 2) and done["snr_db"] > 20
+    assert (lost["status"], lost["tries"]) == ("failed", 2)
+    assert lost["error"] == "the worker process ended with exit code -9"
+    assert sorted(p.name for p in (folder / "unsteady").iterdir()) == ["sweep.csv", "sweep.html"]
+
+
+def test_the_page_shows_curves_best_and_failures(first, folder):
+    page = (folder / "results" / "sweep.html").read_text()
+    assert "4 of 6 done, 2 failed" in page and page.count("<polyline") == 2 and page.count(">best<") == 1
+    assert "http" not in page.replace("http://www.w3.org", "") and "&#39;int12&#39; is not a value" in page
+
+
+def test_keys_do_not_depend_on_where_the_work_happens(folder, monkeypatch):
+    here = [cell.key for cell in read_sweep(folder / "sweep.toml").cells]
+    monkeypatch.chdir(folder)
+    assert [cell.key for cell in read_sweep("sweep.toml").cells] == here
+
+
+def test_cases_change_together(folder):
+    path = folder / "cases.toml"
+    path.write_text(
+        '[base]\nnp_txt = "d.npz"\n[grid]\noutlier_factor = [1.0, 2.0]\n'
+        '[[case]]\np_onnx = "tiny.onnx"\nplatform = "520"\n[[case]]\np_onnx = "other.onnx"\nplatform = "720"\n'
+    )
+    asked = read_sweep(path)
+    assert [tuple(c.setting.values()) for c in asked.cells] == [
+        ("tiny.onnx", "520", 1.0), ("tiny.onnx", "520", 2.0), ("other.onnx", "720", 1.0), ("other.onnx", "720", 2.0),
+    ]  # fmt: skip
+    path.write_text('[[case]]\nplatform = "520"\n[[case]]\nlayout = "NCHW"\n')
+    with pytest.raises(kx.ConfigError, match="same options"):
+        read_sweep(path)

@@ -1,0 +1,101 @@
+"""One sweep file in this process, in two worker processes and on Ray with two workers: the same table; see README.md.
+
+python experiments/scale/tables.py      (needs pip install -e ".[experiments]")
+"""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from tiny import tiny_npz, tiny_onnx  # noqa: E402
+
+from knerex_jax import embedded  # noqa: E402
+
+WAYS = {
+    "this process": [],
+    "two worker processes": ["--workers", "2"],
+    "Ray, two workers": ["--ray", "local", "--workers", "2"],
+}
+
+UNSTEADY = """
+import os, signal
+from pathlib import Path
+
+def data():
+    mark = Path(__file__).with_name("killed")
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    import numpy as np
+    return {"x": np.load(Path(__file__).with_name("tiny.npz"))["x"]}
+
+def never():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+CASES = """
+[base]
+p_onnx = "tiny.onnx"
+[[case]]
+np_txt = "unsteady:data"
+[[case]]
+np_txt = "unsteady:never"
+"""
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Rows without the seconds."""
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def main() -> None:
+    command = [sys.executable, "-c", "from knerex_jax.command import main; main()", "sweep"]
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))
+    good, first = True, []
+    print(f"load {os.getloadavg()[0]:.1f}\n\n| where | cells done | s | table |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        shutil.copy(Path(__file__).with_name("sweep.toml"), folder)
+        shutil.copy(embedded.model_path(), folder / "digits_cnn.onnx")
+        np.savez(folder / "digits.npz", **{t: a[:64] for t, a in embedded.calibration().items()})
+        tiny_onnx(folder)
+        tiny_npz(folder / "tiny.npz", 32)
+        for number, (way, options) in enumerate(WAYS.items()):
+            started = time.perf_counter()
+            subprocess.run(
+                [*command, "sweep.toml", "-o", str(number), "-q", *options], cwd=folder, check=True,
+                env={**os.environ, "PYTHONPATH": paths},
+            )  # fmt: skip
+            seconds = time.perf_counter() - started
+            rows = table(folder / str(number) / "sweep.csv")
+            first = first or rows
+            good &= rows == first
+            done = sum(row["status"] == "ok" for row in rows)
+            said = "equal" if rows == first else "DIFFERS"
+            print(f"| {way} | {done} of {len(rows)} | {seconds:.0f} | {said} |", flush=True)
+        (folder / "unsteady.py").write_text(UNSTEADY)
+        (folder / "unsteady.toml").write_text(CASES)
+        options = ["--ray", "local", "--workers", "2"]
+        done = subprocess.run(
+            [*command, "unsteady.toml", "-o", "killed", "-q", *options], cwd=folder,
+            env={**os.environ, "PYTHONPATH": paths},
+        )  # fmt: skip
+        print("\na worker that is killed, on Ray:\n")
+        for row in table(folder / "killed" / "sweep.csv"):
+            print(f"    {row['np_txt']}: {row['status']} after {row['tries']} tries {row['error'][:80]}")
+        good &= done.returncode == 1
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
