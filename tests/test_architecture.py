@@ -13,7 +13,7 @@ LAYERS = (
     " compiler ops passes lowering data calibrate quantize config_file emulator simulate refine artifacts npu_model"
     " runtime runner prepare dumps match probe verdict diagnose flow qat improve counts export deliver check"
     " performance report inference inferred dataset e2e api scores compat embedded zoo demo doctor sweep present"
-    " onnx_backend conformance cli ktc"
+    " onnx_backend conformance cli command ktc"
 ).split()
 LONGEST_MODULE = 400
 
