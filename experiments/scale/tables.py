@@ -1,8 +1,9 @@
 """One sweep file in this process, in two worker processes and on Ray with two workers: the same table; see README.md.
 
-python experiments/scale/tables.py      (needs pip install -e ".[experiments]")
+python experiments/scale/tables.py [--only tiny]      (needs pip install -e ".[experiments]")
 """
 
+import argparse
 import csv
 import os
 import shutil
@@ -52,6 +53,10 @@ np_txt = "unsteady:never"
 """
 
 
+# On a busy machine, Ray's own half minute does not suffice to start.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
+
+
 def table(path: Path) -> list[dict[str, str]]:
     """Rows without the seconds."""
     with path.open(newline="") as file:
@@ -59,13 +64,18 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", help="name of the one model to sweep; default both")
+    args = parser.parse_args()
     command = [sys.executable, "-c", "from knerex_jax.command import main; main()", "sweep"]
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))
     good, first = True, []
     print(f"load {os.getloadavg()[0]:.1f}\n\n| where | cells done | s | table |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        shutil.copy(Path(__file__).with_name("sweep.toml"), folder)
+        base, *cases = Path(__file__).with_name("sweep.toml").read_text().split("[[case]]")
+        chosen = [case for case in cases if args.only is None or f'"{args.only}.onnx"' in case]
+        (folder / "sweep.toml").write_text("[[case]]".join([base, *chosen]))
         shutil.copy(embedded.model_path(), folder / "digits_cnn.onnx")
         np.savez(folder / "digits.npz", **{t: a[:64] for t, a in embedded.calibration().items()})
         tiny_onnx(folder)

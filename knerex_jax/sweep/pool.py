@@ -152,6 +152,7 @@ class OnRay(Pool):
     def __init__(self, address: str, count: int | None, threads: int) -> None:
         try:
             import ray  # pyright: ignore[reportMissingImports]
+            from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
         except ImportError as e:
             fix = 'pip install "knerex-jax[ray]"'
             raise ConfigError("Ray is not installed", where=f"ray={address}", fix=fix) from e
@@ -162,14 +163,14 @@ class OnRay(Pool):
         except Exception as e:  # of a kind that depends on what is wrong
             fix = "start it with ray start --head, or use the address local"
             raise ConfigError(f"no Ray cluster: {e}", where=f"ray={address}", fix=fix) from e
-        self._ray = ray
+        self._ray, self._error = ray, RayError
         self._task = ray.remote(_there).options(num_cpus=threads, max_retries=0)
         self.count = count or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
 
     def run(self, fn: Callable[..., Any], *args: Any) -> Any:
         try:
             return self._ray.get(self._task.remote(os.getcwd(), fn, *args))
-        except self._ray.exceptions.RayError as e:
+        except self._error as e:
             raise WorkerLost(f"{type(e).__name__}: {' '.join(str(e).split())[:500]}") from e
 
     def put(self, value: Any) -> Any:
