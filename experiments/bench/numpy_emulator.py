@@ -16,8 +16,8 @@ from knerex_jax.program.program import Constants, Program
 
 Arrays = Mapping[str, np.ndarray]
 
-_BLOCK = 1 << 17
-"""Elements of patches that are gathered at a time: 1 MB."""
+_BLOCK = 1 << 16
+"""Elements of patches that are gathered at a time: half a MB."""
 
 
 def run(program: Program, constants: Constants, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -94,8 +94,12 @@ def conv_sums(x: np.ndarray, weight: np.ndarray, i: Any) -> np.ndarray:
                 left : left + (out[1] - 1) * strides[1] + 1 : strides[1], g * size : (g + 1) * size,
             ]  # fmt: skip
         mine = np.ascontiguousarray(matrix[..., g * made : (g + 1) * made]).reshape(-1, made)
-        product = patches.reshape(here * out[1], -1) @ mine
-        y[n, top : top + here, :, g * made : (g + 1) * made] = product.reshape(here, out[1], made)
+        target = y[n, top : top + here]
+        if group == 1:
+            np.matmul(patches.reshape(here * out[1], -1), mine, out=target.reshape(here * out[1], made))
+        else:
+            product = patches.reshape(here * out[1], -1) @ mine
+            target[..., g * made : (g + 1) * made] = product.reshape(here, out[1], made)
     return np.moveaxis(y, -1, 1)
 
 

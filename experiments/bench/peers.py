@@ -12,7 +12,7 @@ import onnxruntime as ort
 from onnx import version_converter
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import create_calibrator
-from onnxruntime.quantization.registry import QDQRegistry
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from subjects import Subject, any_batch
 
 Arrays = Mapping[str, np.ndarray]
@@ -112,7 +112,7 @@ def percentile_ranges(subject: Subject, arrays: Arrays) -> Any:
         given = Path(folder) / "float.onnx"
         onnx.save(static(subject), given)
         calibrator = create_calibrator(
-            given, sorted(QDQRegistry), augmented_model_path=f"{folder}/augmented.onnx",
+            given, sorted({*QDQRegistry, *QLinearOpsRegistry}), augmented_model_path=f"{folder}/augmented.onnx",
             calibrate_method=CalibrationMethod.Percentile, extra_options={"percentile": 99.9, "symmetric": True},
         )  # fmt: skip
         calibrator.collect_data(Reader(arrays))

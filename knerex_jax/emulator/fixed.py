@@ -342,7 +342,7 @@ def _gather(args: tuple[tuple[int, ...], ...], x: Array) -> Array:
 _MOVES: dict[str, Callable[..., Array]] = {
     "reshape": lambda args, x: lax.reshape(x, args[0]),
     "transpose": lambda args, x: lax.transpose(x, args[0]),
-    "expand": lambda args, x: spread(x, args[0]),
+    "expand": lambda args, x: jnp.broadcast_to(x, args[0]),
     "concat": lambda args, *xs: lax.concatenate(xs, args[0][0]),
     "pad": lambda args, x: lax.pad(x, np.zeros((), x.dtype), [(b, e, 0) for b, e in zip(*args, strict=True)]),
     "slice": _slice,

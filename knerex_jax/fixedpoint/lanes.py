@@ -27,7 +27,7 @@ def spread(value: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
 
 
 def _lanewise(operation: Callable[[Any, Any], Array]) -> Callable[[Operand, Operand], Array]:
-    def run(a: Operand, b: Operand) -> Array:
+    def run(a: Any, b: Any) -> Array:
         a = np.asarray(a, b.dtype) if isinstance(a, int) else a
         b = np.asarray(b, a.dtype) if isinstance(b, int) else b
         shape = np.broadcast_shapes(a.shape, b.shape)
