@@ -50,7 +50,7 @@ class Row:
 
 ROWS: dict[str, Row] = {
     "embedded w4a8": Row(200, 1000, False, {"steps": 150, "learning_rate": 0.002, "train_batch": 32}),
-    "A9 w4a8": Row(500, 1000, False, {"steps": 300, "learning_rate": 0.001, "train_batch": 16}),
+    "A9 w4a8": Row(500, 1000, False, {"steps": 300, "learning_rate": 0.002, "train_batch": 16}),
     "A3_front w4a8": Row(128, 200, False, {"steps": 150, "learning_rate": 0.002, "train_batch": 8}),
     "A6_cls int8": Row(128, 200, False, {"steps": 100, "learning_rate": 0.0003, "train_batch": 8}),
     "A1 int8": Row(128, 200, False, {"steps": 60, "learning_rate": 0.0003, "train_batch": 8}),

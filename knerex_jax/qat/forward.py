@@ -24,8 +24,8 @@ from knerex_jax.quantize.planner import Planned
 from knerex_jax.simulate.lower import lower_simulated
 from knerex_jax.simulate.params import Quantizer, SimParams, Weights, along, sim_params, weight_steps
 
-Forward = Callable[[Trainable, "Coded", Mapping[str, Array]], dict[str, Array]]
-"""(what is trained, its integers, {input: [B, *shape]}) -> {tensor: float32 [B, *shape]}."""
+Forward = Callable[[Trainable, "Coded", Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
+"""(what is trained, its integers, {input: [B, *shape]}, `lower_codes` of both) -> {tensor: float32 [B, *shape]}."""
 
 
 @jax.tree_util.register_dataclass
@@ -65,22 +65,33 @@ class Coded:
         return cls(prepare(program, planned.constants), inverse, factors, params.nodes, steps)
 
 
-def lower_training(subject: Subject, methods: Methods, taps: tuple[str, ...]) -> Forward:
-    """The forward pass of a subject; pure, differentiable in what is trained, not compiled.
+def lower_codes(subject: Subject, methods: Methods) -> Callable[[Params, Mapping[str, Array]], dict[str, Array]]:
+    """The emulator's half of the forward pass: (integers, {input: [B, *shape]}) -> codes of every formatted tensor.
+
+    It is compiled for itself: integers that outgrow the bounds of the methods need new ones, the other half does not.
 
     Args:
       subject: what is trained.
       methods: of the emulator, for the bounds of all integers it will be given.
-      taps: tensors to return.
     """
     program = subject.base.program
-    coded_tensors = tuple(t for t in subject.base.plan.formats if t in program.tensor)
-    emulate = over_samples(lower_fixed(program, methods, coded_tensors), samples_at_once(program))
+    taps = tuple(t for t in subject.base.plan.formats if t in program.tensor)
+    return over_samples(lower_fixed(program, methods, taps), samples_at_once(program))
+
+
+def lower_training(subject: Subject, taps: tuple[str, ...]) -> Forward:
+    """The forward pass of a subject behind the codes; pure, differentiable in what is trained, not compiled.
+
+    Args:
+      subject: what is trained.
+      taps: tensors to return.
+    """
     simulate, base = lower_simulated(subject.base, taps=taps, registry=subject.registry)
     base = replace(base, constants={t: np.asarray(v) for t, v in base.constants.items()})
 
-    def fn(trained: Trainable, coded: Coded, batch: Mapping[str, Array]) -> dict[str, Array]:
-        codes = emulate(coded.integers, batch)
+    def fn(
+        trained: Trainable, coded: Coded, batch: Mapping[str, Array], codes: Mapping[str, Array]
+    ) -> dict[str, Array]:
         held = {t: lax.stop_gradient(c.astype(jnp.float32) * coded.inverse[t]) for t, c in codes.items()}
         params = _params(subject, base, trained, coded)
 

@@ -25,7 +25,17 @@ from knerex_jax.qat.config import METRICS, QATConfig
 from knerex_jax.qat.forward import Coded
 from knerex_jax.qat.judge import Judge, Judged
 from knerex_jax.qat.objective import Objective
-from knerex_jax.qat.step import Batch, StepFn, make_optimizer, make_step, place, schedule, training_mesh
+from knerex_jax.qat.step import (
+    Batch,
+    EmulateFn,
+    StepFn,
+    make_emulate,
+    make_optimizer,
+    make_step,
+    place,
+    schedule,
+    training_mesh,
+)
 from knerex_jax.qat.subject import Subject
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.planner import Planned
@@ -114,20 +124,20 @@ def fine_tune(
 
 @dataclass
 class _Engine:
-    """The compiled functions, made again where integers outgrow the bounds they are proven for."""
+    """The compiled emulator, made again where integers outgrow the bounds it is proven for."""
 
-    objective: Objective
-    make: Callable[[Emulator], StepFn]
-    emulator: Emulator | None = None
-    step: StepFn | None = None
+    subject: Subject
+    mesh: Any
+    made: tuple[Emulator, EmulateFn] | None = None
 
-    def serve(self, planned: Planned) -> tuple[Emulator, StepFn]:
+    def serve(self, planned: Planned) -> tuple[Emulator, EmulateFn]:
+        """For judging, and for training."""
         bounds = bound_program(planned.program, planned.constants)
-        if self.emulator is None or self.step is None or not self.emulator.covers(bounds):
-            known = [] if self.emulator is None else [self.emulator.bounds]
-            self.emulator = Emulator(planned.program, join([*known, bounds]))
-            self.step = self.make(self.emulator)
-        return self.emulator, self.step
+        if self.made is None or not self.made[0].covers(bounds):
+            known = [] if self.made is None else [self.made[0].bounds]
+            emulator = Emulator(planned.program, join([*known, bounds]))
+            self.made = emulator, make_emulate(self.subject, emulator.methods, self.mesh)
+        return self.made
 
 
 @dataclass
@@ -140,9 +150,9 @@ class _Run:
     objective: Objective
     judge: Judge
     teaching: np.ndarray
-    energy: Mapping[str, float]
     optimizer: optax.GradientTransformation
     engine: _Engine
+    step: StepFn
     mesh: Any
     before: Judged
 
@@ -173,10 +183,10 @@ class _Run:
             None if own is None else own[judges], batch_size,
         )  # fmt: skip
         optimizer = make_optimizer(config, subject.units)
-        engine = _Engine(objective, lambda e: make_step(objective, e.methods, optimizer, energy, mesh))
+        engine, step = _Engine(subject, mesh), make_step(objective, optimizer, energy, mesh)
         emulator, _ = engine.serve(given)
         before = judge(emulator, prepare(given.program, given.constants), given)
-        return cls(given, held, own, objective, judge, teaching, energy, optimizer, engine, mesh, before)
+        return cls(given, held, own, objective, judge, teaching, optimizer, engine, step, mesh, before)
 
     @property
     def config(self) -> QATConfig:
@@ -213,9 +223,9 @@ class _Run:
         losses = []
         for k in range(state.step, last):
             planned = self.subject.planned(trained)
-            _, step = self.engine.serve(planned)
+            _, emulate = self.engine.serve(planned)
             coded, batch = place(self.mesh, Coded.of(self.subject, planned), self._batch(k))
-            trained, optimizer, loss = step(trained, optimizer, coded, batch)
+            trained, optimizer, loss = self.step(trained, optimizer, coded, batch, emulate(coded, batch))
             losses.append(loss)
             if progress is not None:
                 progress(k + 1, config.steps)

@@ -12,11 +12,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from knerex_jax.emulator.methods import Methods
+from knerex_jax.emulator.stream import compiler_options
 from knerex_jax.errors import ConfigError
 from knerex_jax.qat.config import QATConfig
-from knerex_jax.qat.forward import Coded, lower_training
+from knerex_jax.qat.forward import Coded, lower_codes, lower_training
 from knerex_jax.qat.objective import Objective
-from knerex_jax.qat.subject import Trainable
+from knerex_jax.qat.subject import Subject, Trainable
 
 _AXIS = "data"
 
@@ -38,8 +39,11 @@ class Batch:
     labels: Any
 
 
-StepFn = Callable[[Trainable, Any, Coded, Batch], tuple[Trainable, Any, Array]]
-"""(trained, state of the optimizer, integers of `trained`, batch) -> the next two, and the loss."""
+EmulateFn = Callable[[Coded, Batch], Mapping[str, Array]]
+"""(integers, batch) -> codes of every formatted tensor."""
+
+StepFn = Callable[[Trainable, Any, Coded, Batch, Mapping[str, Array]], tuple[Trainable, Any, Array]]
+"""(trained, state of the optimizer, integers of `trained`, batch, their codes) -> the next two, and the loss."""
 
 
 def schedule(config: QATConfig) -> optax.Schedule:
@@ -83,27 +87,36 @@ def place(mesh: Mesh, replicated: Any, batch: Batch | None = None) -> Any:
     return held if batch is None else (held, jax.device_put(batch, NamedSharding(mesh, P(_AXIS))))
 
 
+def make_emulate(subject: Subject, methods: Methods, mesh: Mesh) -> EmulateFn:
+    """The compiled emulator for all integers within the bounds that the methods were chosen for."""
+    codes = lower_codes(subject, methods)
+    shared = jax.shard_map(codes, mesh=mesh, in_specs=(P(), P(_AXIS)), out_specs=P(_AXIS), check_vma=False)
+    compiled = jax.jit(shared, compiler_options=compiler_options(jax.default_backend()))
+    return lambda coded, batch: compiled(coded.integers, batch.inputs)
+
+
 def make_step(
-    objective: Objective, methods: Methods, optimizer: optax.GradientTransformation, energy: Mapping[str, float],
-    mesh: Mesh,
-) -> StepFn:  # fmt: skip
-    """The compiled step for all integers within the bounds that the methods were chosen for."""
-    forward = lower_training(objective.subject, methods, objective.taps)
+    objective: Objective, optimizer: optax.GradientTransformation, energy: Mapping[str, float], mesh: Mesh
+) -> StepFn:
+    """The compiled step, for any integers."""
+    forward = lower_training(objective.subject, objective.taps)
     reference = objective.float_values()
 
-    def loss(trained: Trainable, coded: Coded, batch: Batch) -> Array:
-        wanted = reference(batch.inputs)
-        return objective(forward(trained, coded, batch.inputs), wanted, energy, batch.labels)
+    def loss(trained: Trainable, coded: Coded, batch: Batch, codes: Mapping[str, Array]) -> Array:
+        made = forward(trained, coded, batch.inputs, codes)
+        return objective(made, reference(batch.inputs), energy, batch.labels)
 
-    def share(trained: Trainable, coded: Coded, batch: Batch) -> tuple[Array, Trainable]:
-        return lax.pmean(jax.value_and_grad(loss)(trained, coded, batch), _AXIS)
+    def share(trained: Trainable, *data: Any) -> tuple[Array, Trainable]:
+        return lax.pmean(jax.value_and_grad(loss)(trained, *data), _AXIS)
 
-    everywhere = (P(), P(), P(_AXIS))
+    everywhere = (P(), P(), P(_AXIS), P(_AXIS))
     gradients = jax.shard_map(share, mesh=mesh, in_specs=everywhere, out_specs=P(), check_vma=False)
 
     @jax.jit
-    def step(trained: Trainable, state: Any, coded: Coded, batch: Batch) -> tuple[Trainable, Any, Array]:
-        value, slopes = gradients(trained, coded, batch)
+    def step(
+        trained: Trainable, state: Any, coded: Coded, batch: Batch, codes: Mapping[str, Array]
+    ) -> tuple[Trainable, Any, Array]:
+        value, slopes = gradients(trained, coded, batch, codes)
         # What no gradient reaches must not be moved by one that is not a number.
         slopes = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), slopes)
         updates, state = optimizer.update(slopes, state, trained)

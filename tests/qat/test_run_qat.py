@@ -128,7 +128,7 @@ DEVICES = """
     from knerex_jax.qat.config import QATConfig
     from knerex_jax.qat.forward import Coded
     from knerex_jax.qat.objective import Objective
-    from knerex_jax.qat.step import Batch, make_optimizer, make_step, place, training_mesh
+    from knerex_jax.qat.step import Batch, make_emulate, make_optimizer, make_step, place, training_mesh
     from knerex_jax.qat.subject import Subject
     from knerex_jax.targets import TARGETS
 
@@ -140,13 +140,14 @@ DEVICES = """
         config = QATConfig(train_devices=devices, inner_weight=0.5, warmup=0)
         objective, optimizer = Objective(subject, config), make_optimizer(config, subject.units)
         mesh = training_mesh(config, 8)
-        step = make_step(objective, emulator.methods, optimizer, {t: 1.0 for t in objective.taps}, mesh)
+        step = make_step(objective, optimizer, {t: 1.0 for t in objective.taps}, mesh)
         trained, state = place(mesh, (subject.start, optimizer.init(subject.start)))
         coded = Coded.of(subject, planned)
         batch = Batch({t: v[:8, None] for t, v in inputs.items()}, None)
         coded, batch = place(mesh, coded, batch)
         assert len(next(iter(batch.inputs.values())).sharding.device_set) == devices
-        trained, state, loss = step(trained, state, coded, batch)
+        codes = make_emulate(subject, emulator.methods, mesh)(coded, batch)
+        trained, state, loss = step(trained, state, coded, batch, codes)
         made.append((float(loss), jax.tree.leaves(jax.tree.map(np.asarray, state[0].mu))))
     assert abs(made[0][0] - made[1][0]) <= 1e-5 * made[0][0], made
     for a, b in zip(made[0][1], made[1][1]):
