@@ -61,7 +61,7 @@ class FloatModel:
     @cached_property
     def step(self) -> tuple[Callable[..., Any], Any]:
         """The compiled function of (params, {input: [batch, *shape]}) -> {output: array}, and its params."""
-        fn, params = lower_float(self.model, registry=self.ops)
+        fn, params = lower_float(self.model, registry=self.ops, once=True)
         types, constants = self.model.graph.types, self.model.constants
         sizes = (
             4 * sum(types[t].size for t in (*node.inputs, *node.outputs) if t in types and t not in constants)

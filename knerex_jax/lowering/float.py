@@ -18,7 +18,7 @@ FloatFn = Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
 
 
 def lower_float(
-    model: Model, *, taps: Iterable[str] = (), registry: Mapping[str, OpDef] = REGISTRY
+    model: Model, *, taps: Iterable[str] = (), registry: Mapping[str, OpDef] = REGISTRY, once: bool = False
 ) -> tuple[FloatFn, dict[str, np.ndarray]]:
     """Lowers a bound model.
 
@@ -26,6 +26,7 @@ def lower_float(
       model: typed graph and constants.
       taps: inner tensors to return beside the outputs.
       registry: operator records.
+      once: on a CPU, results with several readers are kept apart from them: faster where few tensors are returned.
 
     Returns:
       fn(params, inputs) -> {tensor: array} for the model's outputs and the taps, and params, its constants. fn is pure,
@@ -34,7 +35,7 @@ def lower_float(
     """
     graph = model.graph
     wanted = dict.fromkeys((*graph.outputs, *taps))
-    readers = Counter(t for node in graph.nodes for t in node.inputs)
+    readers = Counter(t for node in graph.nodes for t in node.inputs if once)
 
     def fn(params: Mapping[str, Array], inputs: Mapping[str, Array]) -> dict[str, Array]:
         values = {**params, **inputs}
