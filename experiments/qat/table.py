@@ -138,9 +138,8 @@ def main() -> None:
     for key in args.rows:
         held[key] = measure(key, ROWS[key], more)
         path.write_text(json.dumps(held, indent=1))
-        table = [f"| {' | '.join(HEADERS)} |", "|" + "---|" * len(HEADERS), *(line(held[k]) for k in ROWS if k in held)]
-        args.out.with_suffix(".md").write_text("\n".join(table) + "\n")
-        print(line(held[key]), flush=True)
+        print(line(held[key]), file=sys.stderr, flush=True)
+    print(f"| {' | '.join(HEADERS)} |", "|" + "---|" * len(HEADERS), *(line(held[k]) for k in ROWS if k in held), sep="\n")
 
 
 if __name__ == "__main__":
