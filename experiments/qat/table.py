@@ -139,7 +139,8 @@ def main() -> None:
         held[key] = measure(key, ROWS[key], more)
         path.write_text(json.dumps(held, indent=1))
         print(line(held[key]), file=sys.stderr, flush=True)
-    print(f"| {' | '.join(HEADERS)} |", "|" + "---|" * len(HEADERS), *(line(held[k]) for k in ROWS if k in held), sep="\n")
+    rows = [line(held[k]) for k in ROWS if k in held]
+    print(f"| {' | '.join(HEADERS)} |", "|" + "---|" * len(HEADERS), *rows, sep="\n")
 
 
 if __name__ == "__main__":
