@@ -97,11 +97,11 @@ def main() -> None:
         (folder / "unsteady.toml").write_text(CASES)
         options = ["--ray", "local", "--workers", "2"]
         done = subprocess.run(
-            [*command, "unsteady.toml", "-o", "killed", "-q", *options], cwd=folder,
+            [*command, "unsteady.toml", "-o", "lost", "-q", *options], cwd=folder,
             env={**os.environ, "PYTHONPATH": paths},
         )  # fmt: skip
         print("\na worker that is killed, on Ray:\n")
-        for row in table(folder / "killed" / "sweep.csv"):
+        for row in table(folder / "lost" / "sweep.csv"):
             print(f"    {row['np_txt']}: {row['status']} after {row['tries']} tries {row['error'][:80]}")
         good &= done.returncode == 1
     sys.exit(0 if good else 1)
