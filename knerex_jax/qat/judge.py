@@ -63,9 +63,10 @@ class Judge:
         config = self.objective.config
         if config.loss is None:
             return Judged(noise, noise)
-        outputs = ({t: jnp.asarray(_like(v[t], made[t])) for t in self.objective.real_outputs}
-                   for v in (made, self.reference))  # fmt: skip
-        own = float(config.loss(*outputs, self.labels))
+        ours, wanted = (
+            {t: jnp.asarray(_like(v[t], made[t])) for t in self.objective.real_outputs} for v in (made, self.reference)
+        )
+        own = float(config.loss(ours, wanted, self.labels))
         return Judged(noise, config.distillation_weight * noise + config.loss_weight * own)
 
 

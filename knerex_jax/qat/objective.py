@@ -77,8 +77,8 @@ class Objective:
             shares = [_energy(made[t] - wanted[t]) / energy[t] for t in self.inner]
             loss = loss + self.config.inner_weight * jnp.mean(jnp.stack(shares))
         if self.config.loss is not None:
-            outputs = ({t: _in_batch(v[t]) for t in self.real_outputs} for v in (made, wanted))
-            loss = loss + self.config.loss_weight * self.config.loss(*outputs, labels)
+            ours, theirs = ({t: _in_batch(v[t]) for t in self.real_outputs} for v in (made, wanted))
+            loss = loss + self.config.loss_weight * self.config.loss(ours, theirs, labels)
         return loss
 
 
