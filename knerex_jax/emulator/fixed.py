@@ -167,7 +167,7 @@ def finish_mac(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
     with _integers(method.wide):
         p = accumulator(i, method, c, sums)
         p = _leak(p, c, i.psum_bits, method) if i.act == "leaky" else p
-        p = multiply(p, clamp(add(p, c["three"]), 0, c["six"])) if i.act == "hard_swish" else p
+        p = _hard_swish(p, c, method) if i.act == "hard_swish" else p
         return _limited(i, c, _scaled(p, i, method, c["out"]))
 
 
@@ -185,6 +185,12 @@ def _scaled(p: Array, i: Mac | PoolSum, method: Method, c: _P) -> Array:
         return multiply_shr64(p, c["m"], c["n"])
     p = prescale(p, c["pre"]) if method.scale == "presplit" else p
     return multiply_shr(p, c["m"], c["round"], c["right"])
+
+
+def _hard_swish(p: Array, c: _P, method: Method) -> Array:
+    """p * min(max(p + 3, 0), 6), with 3 and 6 in units of p."""
+    three, six = (to_int64(c[name]) if method.wide else c[name] for name in ("three", "six"))
+    return multiply(p, clamp(add(p, three), 0, six))
 
 
 def _leak(p: Array, c: _P, bits: int, method: Method) -> Array:
