@@ -1,6 +1,8 @@
 """Real pretrained models through the whole flow: stage files on ONNX Runtime, codes against the independent oracle."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -78,7 +80,15 @@ class Case:
         return dict(self.real.evaluation(count)[0])
 
 
-@pytest.fixture(scope="module", params=PLANS)
+LONG = {"A3_front", "A5", "A6_cls"}
+"""Run on demand: A3_back, A6_det and the others have the same operators."""
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in names]
+
+
+@pytest.fixture(scope="module", params=marked(PLANS))
 def case(request) -> Case:
     real = REAL_MODELS[request.param]()
     config = kx.PTQConfig(batch_size=8)
@@ -157,7 +167,7 @@ def test_every_model_has_a_test():
     assert {*PLANS, *BRIEF} == set(REAL_MODELS)
 
 
-@pytest.mark.parametrize("name", BRIEF)
+@pytest.mark.parametrize("name", marked(BRIEF))
 def test_model_in_brief(name):
     """Stages, every tensor against the oracle, and SNR, for one sample.
 

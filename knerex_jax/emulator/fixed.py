@@ -188,7 +188,7 @@ def _scaled(p: Array, i: Mac | PoolSum, method: Method, c: _P) -> Array:
 
 
 def _hard_swish(p: Array, c: _P, method: Method) -> Array:
-    """p * min(max(p + 3, 0), 6), with 3 and 6 in units of p."""
+    """P * min(max(p + 3, 0), 6), with 3 and 6 in units of p."""
     three, six = (to_int64(c[name]) if method.wide else c[name] for name in ("three", "six"))
     return multiply(p, clamp(add(p, three), 0, six))
 

@@ -155,6 +155,7 @@ DEVICES = """
 """
 
 
+@pytest.mark.long
 def test_devices_share_a_batch():
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     arguments = [sys.executable, "-c", textwrap.dedent(DEVICES), str(Path(__file__).parents[1])]
