@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import cast
 
 import numpy as np
 
 from knerex_jax.compiler.box import Box
-from knerex_jax.npu.isa import Buffer, Format
+from knerex_jax.npu.isa import Buffer, Format, Memory
 from knerex_jax.program.primitives import Shape
 from knerex_jax.program.program import CodeTensor, PlainTensor
 
@@ -29,19 +30,19 @@ def view(shape: Sequence[int], axis: int | None) -> tuple[int, int, int]:
     return shape[c], prod(others[:-1]), others[-1] if others else 1
 
 
-def buffer_of(tensor: CodeTensor | PlainTensor, format: Format, memory: str, offset: int) -> Buffer:
+def buffer_of(tensor: CodeTensor | PlainTensor, format: Format, memory: Memory, offset: int) -> Buffer:
     """A buffer for all of a tensor; codes of 15 bits take the HL form."""
     if isinstance(tensor, PlainTensor):
-        return Buffer(memory, offset, "RAW", tensor.shape, None, 0, tensor.dtype)  # type: ignore[arg-type]
-    wide = format if format == "RAW" or tensor.bits == 8 else f"{format}HL"
-    return Buffer(memory, offset, wide, tensor.shape, tensor.axis, tensor.bits)  # type: ignore[arg-type]
+        return Buffer(memory, offset, "RAW", tensor.shape, None, 0, tensor.dtype)
+    wide = format if format == "RAW" or tensor.bits == 8 else cast(Format, f"{format}HL")
+    return Buffer(memory, offset, wide, tensor.shape, tensor.axis, tensor.bits)
 
 
 def byte_size(buffer: Buffer, platform: str) -> int:
     """Bytes that a buffer takes."""
     c, h, w = view(buffer.shape, buffer.axis)
     width = 1 if buffer.bits in (8,) else 2
-    match buffer.format.removesuffix("HL"):
+    match buffer.order:
         case "1W16C8B":
             return up(c, 16) * h * w * width
         case "16W1C8B":
@@ -54,7 +55,7 @@ def byte_size(buffer: Buffer, platform: str) -> int:
 
 def starts_an_entry(buffer: Buffer, box: Box) -> bool:
     """Whether a Dma may begin at this box."""
-    form = buffer.format.removesuffix("HL")
+    form = buffer.order
     if form == "RAW":
         return True
     rank = len(buffer.shape) or 1
@@ -108,7 +109,7 @@ def _entries(values: np.ndarray, buffer: Buffer, platform: str, fill: int) -> np
         wider = ((0, up(c, channels) - c), (0, 0), (0, up(w, columns) - w))
         return np.pad(planes, wider, constant_values=fill)
 
-    match buffer.format.removesuffix("HL"):
+    match buffer.order:
         case "1W16C8B":
             ordered = padded(16, 1).reshape(-1, 16, h, w).transpose(0, 2, 3, 1)
         case "4W4C8B":

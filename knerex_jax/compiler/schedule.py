@@ -45,7 +45,7 @@ class Draft:
     def on_chip(self, like: Buffer, box: Box) -> int:
         """Number of a new buffer on chip for a box of another one."""
         tensor = CodeTensor(extent(box), like.bits, like.axis) if like.bits else PlainTensor(extent(box), like.dtype)
-        number = self.add(buffer_of(tensor, like.format.removesuffix("HL"), "sram", _UNPLACED))  # type: ignore[arg-type]
+        number = self.add(buffer_of(tensor, like.order, "sram", _UNPLACED))
         self.sizes[number] = box_bytes(like, box, self.platform)
         return number
 

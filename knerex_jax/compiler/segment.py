@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from knerex_jax.compiler.layout import ENTRY, up
-from knerex_jax.npu.isa import Constant
+from knerex_jax.npu.isa import Constant, Memory
 
 _INTEGERS = ("int8", "int16", "int32", "int64")
 
@@ -44,9 +44,9 @@ class Blob:
     data: bytes
     items: tuple[tuple[str, int, str, tuple[int, ...]], ...]
 
-    def constants(self, memory: str, start: int) -> tuple[Constant, ...]:
+    def constants(self, memory: Memory, start: int) -> tuple[Constant, ...]:
         """The same with the piece at a place."""
-        return tuple(Constant(name, memory, start + at, dtype, shape) for name, at, dtype, shape in self.items)  # type: ignore[arg-type]
+        return tuple(Constant(name, memory, start + at, dtype, shape) for name, at, dtype, shape in self.items)
 
 
 def executed(constants: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -42,7 +42,7 @@ class Tiling:
 def box_bytes(buffer: Buffer, box: Box, platform: str) -> int:
     """Bytes of a box of a buffer, in a buffer of its own."""
     tensor = CodeTensor(extent(box), buffer.bits, buffer.axis)
-    return byte_size(buffer_of(tensor, buffer.format.removesuffix("HL"), "sram", 0), platform)  # type: ignore[arg-type]
+    return byte_size(buffer_of(tensor, buffer.order, "sram", 0), platform)
 
 
 def footprint(job: Job, box: Box, platform: str, streamed: bool = False) -> int:

@@ -82,7 +82,7 @@ def tile_bytes(tile: Tile, buffer: Buffer) -> int:
         return prod(shape) * (8 if not buffer.bits else 1 if buffer.bits == 8 else 2)
     c, h, w = view(shape, buffer.axis)
     size = {"1W16C8B": up(c, 16) * h * w, "16W1C8B": c * h * up(w, 16), "4W4C8B": up(c, 4) * h * up(w, 4)}
-    return size[buffer.format.removesuffix("HL")] * (1 if buffer.bits == 8 else 2)
+    return size[buffer.order] * (1 if buffer.bits == 8 else 2)
 
 
 def constant_bytes(constant: Constant) -> int:

@@ -22,7 +22,7 @@ def axis_places(buffer: Buffer, platform: str) -> list[np.ndarray]:
     found: list[np.ndarray] = [np.zeros(n, np.int64) for n in shape]
     c = np.arange(shape[channel])
     w = np.arange(wide)
-    match buffer.format.removesuffix("HL"):
+    match buffer.order:
         case "1W16C8B":
             of_c, of_w, of_h = c // 16 * (high * wide * 16) + c % 16, w * 16, wide * 16
         case "16W1C8B":
@@ -66,7 +66,7 @@ def byte_size(buffer: Buffer, platform: str) -> int:
     wide = shape[column] if column is not None else 1
     channels, columns = {
         "1W16C8B": (16, 1), "16W1C8B": (1, 16), "4W4C8B": (4, 16 if platform == "520" else 4)
-    }[buffer.format.removesuffix("HL")]  # fmt: skip
+    }[buffer.order]  # fmt: skip
     planes = _up(shape[channel], channels) * prod(shape[k] for k in rows) * _up(wide, columns)
     return planes * (2 if buffer.format.endswith("HL") else 1)
 

@@ -95,7 +95,7 @@ def _at_an_entry(buffer: Buffer, start: Sequence[int]) -> bool:
         return True
     c = buffer.axis if buffer.axis is not None else (1 if rank > 2 else rank - 1)
     others = [k for k in range(rank) if k != c]
-    match buffer.format.removesuffix("HL"):
+    match buffer.order:
         case "1W16C8B":
             return start[c] % 16 == 0
         case "4W4C8B":

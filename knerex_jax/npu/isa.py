@@ -4,7 +4,7 @@ Plain data, written by the compiler and read by the simulator, which share nothi
 public; these are ours, with the published memories, engines, layouts and segments.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -17,6 +17,9 @@ Memory = Literal["sram", "input", "output", "working", "weight"]
 
 Format = Literal["1W16C8B", "1W16C8BHL", "4W4C8B", "4W4C8BHL", "16W1C8B", "16W1C8BHL", "RAW"]
 """Order of bytes; HL for 15-bit codes. RAW: ONNX order without alignment (plain tensors, and what the host reads)."""
+
+Order = Literal["1W16C8B", "4W4C8B", "16W1C8B", "RAW"]
+"""A format without saying how wide codes are."""
 
 Engine = Literal["cfunc", "pfunc", "host"]
 """Main compute unit, auxiliary unit (pooling, data movement), processor beside the NPU."""
@@ -41,6 +44,11 @@ class Buffer(msgspec.Struct, frozen=True):
     axis: int | None
     bits: int
     dtype: str = ""
+
+    @property
+    def order(self) -> Order:
+        """The format, whatever the width of the codes."""
+        return cast(Order, self.format.removesuffix("HL"))
 
 
 class Tile(msgspec.Struct, frozen=True):

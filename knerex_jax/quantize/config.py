@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.bitwidth import BITS, WIDTH_OF, WidthRequest, check_request, constant_bits
@@ -21,7 +21,10 @@ PERCENTAGE_16B = 0.999999
 HEADROOM_16B = 2.0
 """Bits of headroom for 16-bit data by default (contract, section 1)."""
 
-INPUT_FORMATS = tuple(f"{name}{wide}" for name in ("1W16C8B", "4W4C8B", "16W1C8B") for wide in ("", "HL"))
+InputFormat = Literal["1W16C8B", "4W4C8B", "16W1C8B"]
+"""Order of an input's bytes, whatever the width of its codes."""
+
+INPUT_FORMATS = tuple(f"{name}{wide}" for name in get_args(InputFormat) for wide in ("", "HL"))
 """What input_fmt may say."""
 
 
@@ -221,9 +224,11 @@ class PTQConfig:
         return "deep_search" if searches and self.platform != "520" else "default"
 
     @property
-    def input_format(self) -> Literal["1W16C8B", "4W4C8B", "16W1C8B"] | None:
+    def input_format(self) -> InputFormat | None:
         """input_fmt as it applies, without the suffix for 16 bits."""
-        return self.input_fmt.removesuffix("HL") if self.input_fmt and self.platform == "730" else None  # type: ignore[return-value]
+        if not self.input_fmt or self.platform != "730":
+            return None
+        return cast(InputFormat, self.input_fmt.removesuffix("HL"))
 
     @property
     def wide_pct(self) -> float:
