@@ -126,10 +126,7 @@ def run_ptq(
       KnerexError: with what is wrong, where, and how to fix it; nothing is written then.
     """
     config = make_config(**options) if config is None else replace(config, **options) if options else config
-    for option in ("p_onnx", "np_txt") if config.mode else ("p_onnx",):
-        require(config, option)
-    path = Path(str(config.p_onnx))
-    with run_folder(config.p_output) as folder, _enough_memory(path):
+    with _run(config) as (path, folder):
         if config.mode == 0:
             return _estimated(config, path, folder, ops)
         return _quantized(config, path, folder, ops, progress)
@@ -173,10 +170,7 @@ def run_qat(
     if processes.count() > 1:
         fix = "run it in one process; its devices share each batch"
         raise ConfigError("fine-tuning is not divided among processes", where="run_qat", fix=fix)
-    for option in ("p_onnx", "np_txt"):
-        require(config, option)
-    path = Path(str(config.p_onnx))
-    with run_folder(config.p_output) as folder, _enough_memory(path):
+    with _run(config) as (path, folder):
         return _quantized(config, path, folder, ops, progress, qat)
 
 
@@ -318,6 +312,16 @@ def _estimated(config: PTQConfig, path: Path, folder: Path, ops: Ops) -> PTQResu
             write_atomic(scratch / RUN_FILE, config_text(config, folder).encode())
     ranges = nominal_ranges(planned.model, config, ops)
     return PTQResult(paths, {}, planned.plan, None, report, planned, ranges, found)
+
+
+@contextmanager
+def _run(config: PTQConfig) -> Iterator[tuple[Path, Path]]:
+    """(Model file, output folder) of a run whose config names what its mode needs."""
+    for option in ("p_onnx", "np_txt") if config.mode else ("p_onnx",):
+        require(config, option)
+    path = Path(str(config.p_onnx))
+    with run_folder(config.p_output) as folder, _enough_memory(path):
+        yield path, folder
 
 
 @contextmanager

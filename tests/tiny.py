@@ -34,3 +34,25 @@ def tiny_npz(path: Path, count: int) -> Path:
     """The same as an `.npz`."""
     np.savez(path, **tiny_data(count))
     return path
+
+
+def unsteady(data: str) -> str:
+    """A module of functions that give an `.npz` beside it.
+
+    The process of `data` is killed the first time, that of `never` always.
+    """
+    return f"""
+import os, signal
+from pathlib import Path
+import numpy as np
+
+def data():
+    mark = Path(__file__).with_name("killed")
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {{"x": np.load(Path(__file__).with_name({data!r}))["x"]}}
+
+def never():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""

@@ -4,7 +4,6 @@ python experiments/report_pages/open.py [--cases A1,A6_det,A8,bad] [--samples 8]
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from browsing import ARGUMENTS, CHROMIUM, READY, opened  # noqa: E402
 from playwright.sync_api import Browser, sync_playwright  # noqa: E402
 from real_models import REAL_MODELS  # noqa: E402
 from report_runs import host_net, run  # noqa: E402
@@ -24,7 +24,6 @@ import knerex_jax as kx  # noqa: E402
 
 kx.keep_compilations()
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 HEADS = ("report", "MB", "ready, s", "faults", "figures", "first on the page")
 
 
@@ -40,17 +39,11 @@ def made(case: str, samples: int, folder: Path) -> kx.PTQResult:
     )  # fmt: skip
 
 
-def opened(browser: Browser, path: Path, picture: Path | None) -> dict[str, Any]:
+def looked_at(browser: Browser, path: Path, picture: Path | None) -> dict[str, Any]:
     """What a browser makes of a page: faults are messages of its console and anything loaded from outside."""
-    page = browser.new_page(viewport={"width": 1240, "height": 1600})
-    page.set_default_timeout(240_000)
-    faults: list[str] = []
-    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: faults.append(str(e)))
-    page.on("request", lambda r: faults.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
     started = time.perf_counter()
-    page.goto(path.as_uri())
-    page.wait_for_function("document.documentElement.dataset.ready === 'yes'")
+    page, faults = opened(browser, path, viewport={"width": 1240, "height": 1600})
+    page.wait_for_function(READY)
     ready = time.perf_counter() - started
     # The table's rows lead to the details of a node.
     row = page.locator("[id^=node-] td").first
@@ -77,19 +70,19 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--pictures", type=Path)
     asked = parser.parse_args()
-    if (chromium := shutil.which("chromium")) is None:
+    if CHROMIUM is None:
         print("there is no chromium on this machine", file=sys.stderr)
         return 1
     print("| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS), sep="\n", flush=True)
     wrong = False
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for case in asked.cases.split(","):
             place = Path(folder) / case
             place.mkdir()
             path = made(case, asked.samples, place).paths["report_html"]
             picture = None if asked.pictures is None else asked.pictures / f"{case}.png"
-            found = opened(browser, path, picture)
+            found = looked_at(browser, path, picture)
             size = path.stat().st_size / 1e6
             wrong |= bool(found["faults"]) or size > 8
             row = (case, f"{size:.1f}", f"{found['ready']:.1f}", len(found["faults"]), found["figures"], found["first"])

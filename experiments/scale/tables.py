@@ -18,7 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from tiny import tiny_npz, tiny_onnx  # noqa: E402
+from tiny import tiny_npz, tiny_onnx, unsteady  # noqa: E402
 
 from knerex_jax import embedded  # noqa: E402
 
@@ -28,21 +28,6 @@ WAYS = {
     "Ray, two workers": ["--ray", "local", "--workers", "2"],
 }
 
-UNSTEADY = """
-import os, signal
-from pathlib import Path
-
-def data():
-    mark = Path(__file__).with_name("killed")
-    if not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    import numpy as np
-    return {"x": np.load(Path(__file__).with_name("tiny.npz"))["x"]}
-
-def never():
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
 CASES = """
 [base]
 p_onnx = "tiny.onnx"
@@ -93,7 +78,7 @@ def main() -> None:
             done = sum(row["status"] == "ok" for row in rows)
             said = "equal" if rows == first else "DIFFERS"
             print(f"| {way} | {done} of {len(rows)} | {seconds:.0f} | {said} |", flush=True)
-        (folder / "unsteady.py").write_text(UNSTEADY)
+        (folder / "unsteady.py").write_text(unsteady("tiny.npz"))
         (folder / "unsteady.toml").write_text(CASES)
         options = ["--ray", "local", "--workers", "2"]
         done = subprocess.run(

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from knerex_jax.cli.options import INPUT_SHAPE, parse_shape
+from knerex_jax.cli.options import INPUT_SHAPE, LAYOUT, PREPROCESS, parse_shape
 from knerex_jax.cli.screen import Screen, with_screen
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
 @click.option("--data", type=click.Path(), help="Inputs: .npz, a folder of .npy or of images.  [default: random]")
-@click.option("--preprocess", help="Preset for images.")
-@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the data where it is ambiguous.")
+@PREPROCESS
+@LAYOUT
 @click.option("--samples", type=click.IntRange(min=1), help="How many.  [default: all data, or 3 random ones]")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=1e-4, show_default=True,
               help="Largest difference, relative to the output's largest value.")  # fmt: skip

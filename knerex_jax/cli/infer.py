@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 from rich.console import Console
 
-from knerex_jax.cli.options import INPUT_SHAPE, KEY_FILE, MODEL_ID, parse_shape
+from knerex_jax.cli.options import INPUT_SHAPE, KEY_FILE, LAYOUT, MODEL_ID, PREPROCESS, parse_shape
 from knerex_jax.cli.repeat import repeatable
 from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.nef.tools import opening_key
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=click.Path())
 @click.option("--data", required=True, type=click.Path(), help=".npz, .npy, or a folder of .npy files or images.")
-@click.option("--preprocess", help="Preset for images: kneron, tensorflow, yolo, pytorch, caffe or none.")
-@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the data where it is ambiguous.")
+@PREPROCESS
+@LAYOUT
 @click.option("--data-type", type=click.Choice(["float", "fixed"]), default="float", show_default=True, help="Values.")
 @click.option("--format", "form", type=click.Choice(["npz", "npy"]), default="npz", show_default=True, help="Files.")
 @click.option("--dump", "dumps", is_flag=True, help="Also write every tensor into <model>.dump.zip.")

@@ -18,6 +18,8 @@ CONFIG = click.option(
 INPUT_SHAPE = click.option(
     "--input-shape", multiple=True, metavar="NAME:1,3,224,224", help="Shape of a dynamic input; more than once."
 )
+PREPROCESS = click.option("--preprocess", help="Preset for images: kneron, tensorflow, yolo, pytorch, caffe or none.")
+LAYOUT = click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the data where it is ambiguous.")
 MODEL_ID = click.option("--model-id", type=int, help="Which model of a nef.")
 KEY_FILE = click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
 """Options of several commands."""

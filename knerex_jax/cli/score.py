@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from knerex_jax.cli.options import INPUT_SHAPE, KEY_FILE, MODEL_ID, parse_shape
+from knerex_jax.cli.options import INPUT_SHAPE, KEY_FILE, LAYOUT, MODEL_ID, PREPROCESS, parse_shape
 from knerex_jax.cli.screen import Screen, with_screen
 from knerex_jax.cli.together import with_processes
 from knerex_jax.metrics import METRICS
@@ -19,8 +19,8 @@ from knerex_jax.nef.tools import opening_key
     "--metric", "metrics", multiple=True, type=click.Choice(list(METRICS)), default=["top1"], show_default=True,
     help="Score; more than once for several.",
 )  # fmt: skip
-@click.option("--preprocess", help="Preset for images: kneron, tensorflow, yolo, pytorch, caffe or none.")
-@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Layout of the data where it is ambiguous.")
+@PREPROCESS
+@LAYOUT
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Samples per step, device.")
 @click.option("--devices", type=click.IntRange(1), help="Devices that share the work; default all.")
 @click.option("--threads", type=click.IntRange(1), default=4, show_default=True, help="Threads that read data.")

@@ -166,8 +166,8 @@ def finish_mac(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
     """Output codes of a mac from its sums of products."""
     with _integers(method.wide):
         p = accumulator(i, method, c, sums)
-        p = _leak(p, c, i.psum_bits, method) if i.act == "leaky" else p
-        p = _hard_swish(p, c, method) if i.act == "hard_swish" else p
+        p = _leak(p, c, i.psum_bits) if i.act == "leaky" else p
+        p = _hard_swish(p, c) if i.act == "hard_swish" else p
         return _limited(i, c, _scaled(p, i, method, c["out"]))
 
 
@@ -187,16 +187,14 @@ def _scaled(p: Array, i: Mac | PoolSum, method: Method, c: _P) -> Array:
     return multiply_shr(p, c["m"], c["round"], c["right"])
 
 
-def _hard_swish(p: Array, c: _P, method: Method) -> Array:
-    """P * min(max(p + 3, 0), 6), with 3 and 6 in units of p."""
-    three, six = (to_int64(c[name]) if method.wide else c[name] for name in ("three", "six"))
-    return multiply(p, clamp(add(p, three), 0, six))
+def _hard_swish(p: Array, c: _P) -> Array:
+    """The product of p and min(max(p + 3, 0), 6), with 3 and 6 in units of p."""
+    return multiply(p, clamp(add(p, cast(c["three"], p.dtype)), 0, cast(c["six"], p.dtype)))
 
 
-def _leak(p: Array, c: _P, bits: int, method: Method) -> Array:
+def _leak(p: Array, c: _P, bits: int) -> Array:
     """The negative side times the slope, saturated to `bits`; p and p * slope fit its type."""
-    slope = to_int64(c["slope"]) if method.wide else c["slope"]
-    scaled = _in_register(shr(multiply(p, slope), c["slope_shift"]), bits, c)
+    scaled = _in_register(shr(multiply(p, cast(c["slope"], p.dtype)), c["slope_shift"]), bits, c)
     return lax.select(lax.lt(p, cast(np.zeros((), np.int32), p.dtype)), spread(scaled, p.shape), p)
 
 
@@ -237,7 +235,7 @@ _SUMS: dict[str, Callable[..., Sums]] = {
 
 def _activate(i: Activate, method: Method, c: _P, x: Array) -> Array:
     x = cast(x, jnp.int32)
-    x = _leak(x, c, i.x_bits, method) if i.act == "leaky" else x
+    x = _leak(x, c, i.x_bits) if i.act == "leaky" else x
     x = {"neg": lax.neg, "abs": lax.abs}.get(i.act, lambda x: x)(x)
     return _limited(i, c, _shr(x, c["n"], method.shift))
 

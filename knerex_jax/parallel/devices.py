@@ -33,16 +33,26 @@ def data_mesh(devices: int | None = None, microbatches: int | None = None) -> Me
     Raises:
       ConfigError: there are fewer devices.
     """
-    there = jax.local_devices()
     if devices is None:
-        devices = len(there) if jax.config.jax_default_device is None else 1
+        devices = len(jax.local_devices()) if jax.config.jax_default_device is None else 1
+    found = first_devices(devices)
+    used = devices if microbatches is None else max(1, min(devices, microbatches))
+    return Mesh(found[:used], (AXIS,)) if used > 1 else None
+
+
+def first_devices(devices: int, option: str = "devices") -> np.ndarray:
+    """The first so many devices of this process.
+
+    Raises:
+      ConfigError: there are fewer; `option` asked for them.
+    """
+    there = jax.local_devices()
     if devices > len(there):
         raise ConfigError(
-            f"this process has {len(there)} devices of kind {there[0].device_kind}", where=f"devices={devices}",
+            f"this process has {len(there)} devices of kind {there[0].device_kind}", where=f"{option}={devices}",
             fix=f"ask for fewer; JAX_NUM_CPU_DEVICES={devices} before Python starts divides a CPU",
         )  # fmt: skip
-    used = devices if microbatches is None else max(1, min(devices, microbatches))
-    return Mesh(np.array(there[:used]), (AXIS,)) if used > 1 else None
+    return np.array(there[:devices])
 
 
 def device_count(mesh: Mesh | None) -> int:
@@ -50,7 +60,7 @@ def device_count(mesh: Mesh | None) -> int:
 
 
 def over_devices(
-    fn: Callable[..., Any], mesh: Mesh | None, arguments: Sequence[P] = (SHARED, SPLIT)
+    fn: Callable[..., Any], mesh: Mesh | None, arguments: Sequence[P] = (SHARED, SPLIT), results: P = SPLIT
 ) -> Callable[..., Any]:
     """The same function, run by every device on its part.
 
@@ -58,14 +68,15 @@ def over_devices(
       fn: pure, not compiled.
       mesh: from `data_mesh`.
       arguments: of each, `SHARED` or `SPLIT`.
+      results: likewise, of all of them; `SHARED`: every device has the same.
 
     Returns:
-      A function whose results have the parts of all devices behind each other on their leading axis.
+      A function whose results, unless shared, have the parts of all devices behind each other on their leading axis.
     """
     if mesh is None:
         return fn
     # Nothing passes between devices, so there is nothing for the check of replicated values to find.
-    return jax.shard_map(fn, mesh=mesh, in_specs=tuple(arguments), out_specs=SPLIT, check_vma=False)
+    return jax.shard_map(fn, mesh=mesh, in_specs=tuple(arguments), out_specs=results, check_vma=False)
 
 
 def replicated(tree: Any, mesh: Mesh | None) -> Any:
@@ -74,7 +85,7 @@ def replicated(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def split(tree: Any, mesh: Mesh) -> Any:
-    """Arrays on the host with a leading axis of devices, each part on its own."""
+    """Arrays on the host whose leading axis is divided among the devices."""
     return jax.device_put(tree, NamedSharding(mesh, SPLIT))
 
 

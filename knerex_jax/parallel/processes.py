@@ -89,9 +89,9 @@ def all_or_none(work: Callable[[], T]) -> T:
     """
     if count() == 1:
         return work()
-    failure, made = None, None
+    failure, made = None, []
     try:
-        made = work()
+        made.append(work())
     except KnerexError as e:
         failure = e
     told = exchange(b"" if failure is None else str(failure).encode())
@@ -103,4 +103,4 @@ def all_or_none(work: Callable[[], T]) -> T:
                 f"process {number} failed: {text.decode()}", where=f"process {number} of {len(told)}",
                 fix="mend what it says there, and start all processes again",
             )  # fmt: skip
-    return made  # type: ignore[return-value]
+    return made[0]

@@ -19,6 +19,7 @@ from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.run import Emulator
 from knerex_jax.errors import ConfigError
 from knerex_jax.files import write_atomic
+from knerex_jax.parallel.devices import replicated, split
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.qat.checkpoint import CHECKPOINT, Progressed, TrainingCheckpoints
 from knerex_jax.qat.config import METRICS, QATConfig
@@ -32,7 +33,6 @@ from knerex_jax.qat.step import (
     make_emulate,
     make_optimizer,
     make_step,
-    place,
     schedule,
     training_mesh,
 )
@@ -218,13 +218,14 @@ class _Run:
     def advance(self, state: Progressed, progress: Callable[[int, int], None] | None) -> Progressed:
         """Trains up to the next judgement."""
         config, started = self.config, time.perf_counter()
-        trained, optimizer = place(self.mesh, (state.trained, state.optimizer))
+        trained, optimizer = replicated((state.trained, state.optimizer), self.mesh)
         last = min(state.step + config.evaluate_every, config.steps)
         losses = []
         for k in range(state.step, last):
             planned = self.subject.planned(trained)
             _, emulate = self.engine.serve(planned)
-            coded, batch = place(self.mesh, Coded.of(self.subject, planned), self._batch(k))
+            coded = replicated(Coded.of(self.subject, planned), self.mesh)
+            batch = split(self._batch(k), self.mesh)
             trained, optimizer, loss = self.step(trained, optimizer, coded, batch, emulate(coded, batch))
             losses.append(loss)
             if progress is not None:

@@ -8,18 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from knerex_jax.emulator.methods import Methods
 from knerex_jax.emulator.stream import compiler_options
 from knerex_jax.errors import ConfigError
+from knerex_jax.parallel.devices import AXIS, SHARED, SPLIT, first_devices, over_devices
 from knerex_jax.qat.config import QATConfig
 from knerex_jax.qat.forward import Coded, lower_codes, lower_training
 from knerex_jax.qat.objective import Objective
 from knerex_jax.qat.subject import Subject, Trainable
-
-_AXIS = "data"
 
 _DECAY = 0.99
 """Of the mean square of the gradients: runs are short."""
@@ -70,28 +68,19 @@ def training_mesh(config: QATConfig, batch: int) -> Mesh:
     Raises:
       ConfigError: there are not so many, or they do not divide the batch.
     """
-    found = jax.devices()
-    count = config.train_devices or max(d for d in range(1, len(found) + 1) if batch % d == 0)
-    if count > len(found):
-        fix = f"use at most {len(found)}"
-        raise ConfigError(f"there are {len(found)} devices", where=f"train_devices={count}", fix=fix)
+    there = len(jax.local_devices())
+    count = config.train_devices or max(d for d in range(1, there + 1) if batch % d == 0)
+    found = first_devices(count, "train_devices")
     if batch % count:
         fix = "choose a batch that the devices divide"
         raise ConfigError(f"a batch of {batch} cannot be shared by {count} devices", where="train_batch", fix=fix)
-    return Mesh(found[:count], (_AXIS,))
-
-
-def place(mesh: Mesh, replicated: Any, batch: Batch | None = None) -> Any:
-    """Arrays on the devices: everywhere, and a batch in shares."""
-    held = jax.device_put(replicated, NamedSharding(mesh, P()))
-    return held if batch is None else (held, jax.device_put(batch, NamedSharding(mesh, P(_AXIS))))
+    return Mesh(found, (AXIS,))
 
 
 def make_emulate(subject: Subject, methods: Methods, mesh: Mesh) -> EmulateFn:
     """The compiled emulator for all integers within the bounds that the methods were chosen for."""
-    codes = lower_codes(subject, methods)
-    shared = jax.shard_map(codes, mesh=mesh, in_specs=(P(), P(_AXIS)), out_specs=P(_AXIS), check_vma=False)
-    compiled = jax.jit(shared, compiler_options=compiler_options(jax.default_backend()))
+    codes = over_devices(lower_codes(subject, methods), mesh)
+    compiled = jax.jit(codes, compiler_options=compiler_options(jax.default_backend()))
     return lambda coded, batch: compiled(coded.integers, batch.inputs)
 
 
@@ -107,10 +96,9 @@ def make_step(
         return objective(made, reference(batch.inputs), energy, batch.labels)
 
     def share(trained: Trainable, *data: Any) -> tuple[Array, Trainable]:
-        return lax.pmean(jax.value_and_grad(loss)(trained, *data), _AXIS)
+        return lax.pmean(jax.value_and_grad(loss)(trained, *data), AXIS)
 
-    everywhere = (P(), P(), P(_AXIS), P(_AXIS))
-    gradients = jax.shard_map(share, mesh=mesh, in_specs=everywhere, out_specs=P(), check_vma=False)
+    gradients = over_devices(share, mesh, (SHARED, SHARED, SPLIT, SPLIT), SHARED)
 
     @jax.jit
     def step(

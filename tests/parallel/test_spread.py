@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import spread_run
+from jax.sharding import AbstractMesh
 from tiny import tiny_data, tiny_folder, tiny_onnx
 
 import knerex_jax as kx
@@ -129,10 +130,7 @@ def test_parts_counted_apart_make_the_files_of_the_whole(folder, whole, monkeypa
 
 
 def test_every_microbatch_is_one_that_a_single_device_would_run():
-    class Four:
-        size = 4
-
-    places, counts = parts_of(9, 4, Four())  # type: ignore[arg-type]
+    places, counts = parts_of(9, 4, AbstractMesh((4,), (devices.AXIS,)))
     assert counts.tolist() == [4, 4, 1, 0] and counts.dtype == np.int32
     assert places.reshape(4, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8] * 4, [8] * 4]
     assert parts_of(3, 4, None)[0].tolist() == [0, 1, 2, 2]

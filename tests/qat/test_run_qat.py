@@ -128,7 +128,8 @@ DEVICES = """
     from knerex_jax.qat.config import QATConfig
     from knerex_jax.qat.forward import Coded
     from knerex_jax.qat.objective import Objective
-    from knerex_jax.qat.step import Batch, make_emulate, make_optimizer, make_step, place, training_mesh
+    from knerex_jax.parallel.devices import replicated, split
+    from knerex_jax.qat.step import Batch, make_emulate, make_optimizer, make_step, training_mesh
     from knerex_jax.qat.subject import Subject
     from knerex_jax.targets import TARGETS
 
@@ -141,10 +142,10 @@ DEVICES = """
         objective, optimizer = Objective(subject, config), make_optimizer(config, subject.units)
         mesh = training_mesh(config, 8)
         step = make_step(objective, optimizer, {t: 1.0 for t in objective.taps}, mesh)
-        trained, state = place(mesh, (subject.start, optimizer.init(subject.start)))
+        trained, state = replicated((subject.start, optimizer.init(subject.start)), mesh)
         coded = Coded.of(subject, planned)
         batch = Batch({t: v[:8, None] for t, v in inputs.items()}, None)
-        coded, batch = place(mesh, coded, batch)
+        coded, batch = replicated(coded, mesh), split(batch, mesh)
         assert len(next(iter(batch.inputs.values())).sharding.device_set) == devices
         codes = make_emulate(subject, emulator.methods, mesh)(coded, batch)
         trained, state, loss = step(trained, state, coded, batch, codes)

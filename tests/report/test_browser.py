@@ -1,20 +1,13 @@
 """The page in a real browser: headless Chromium, as it is installed on the machine."""
 
 import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import ARGUMENTS, CHROMIUM, READY, opened
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("KNEREX_REQUIRE_BROWSER") == "1"
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None and not REQUIRED, reason="no Chromium on this machine (KNEREX_REQUIRE_BROWSER=1 makes this fail)"
 )
@@ -29,21 +22,6 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield started
         started.close()
-
-
-def opened(browser: Any, path: Path, **options: Any) -> tuple[Any, list[str]]:
-    """A page, and a list of what goes wrong on it: errors, warnings, and anything loaded from outside."""
-    page = browser.new_context(**options).new_page()
-    page.set_default_timeout(120_000)
-    faults: list[str] = []
-    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: faults.append(str(e)))
-    page.on("request", lambda r: faults.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
-    page.goto(path.as_uri())
-    return page, faults
-
-
-READY = "document.documentElement.dataset.ready === 'yes'"
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Net, samples
+from helpers import samples
+from mixed_net import mixed_net
 from planning import fixed_model, float_values, plan
 
-from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import op_of
 from knerex_jax.quantize.planner import Planned
@@ -19,22 +19,6 @@ from knerex_jax.simulate.params import Gates, Quantizer
 from knerex_jax.simulate.quantizer import quantize
 
 COUNT = 8
-
-
-def mixed_net() -> Model:
-    """Every kind of weighted node, fused and shared activations, a product, a table, a pool and a softmax-like end."""
-    net = Net({"x": (1, 3, 10, 10)})
-    a = net.add("Relu", net.conv("x", 8))
-    b = net.add("HardSwish", net.batch_norm(net.conv(a, 8, group=8)))
-    joined = net.add("Add", a, b)
-    up = net.add(
-        "ConvTranspose", joined, net.random(8, 4, 2, 2, scale=0.3), net.random(4), kernel_shape=(2, 2), strides=(2, 2),
-        dilations=(1, 1), pads=(0,) * 4, group=1, output_padding=(0, 0),
-    )  # fmt: skip
-    gate = net.add("Sigmoid", up)
-    pooled = net.add("GlobalAveragePool", net.add("Mul", up, gate))
-    flat = net.add("Flatten", pooled)
-    return net.model(net.add("Gemm", flat, net.random(4, 5), net.random(5)))
 
 
 Run = Callable[..., dict[str, np.ndarray]]
@@ -58,7 +42,7 @@ def simulation(planned: Planned, inputs: Mapping[str, np.ndarray]) -> Run:
 
 @pytest.fixture(scope="module", params=[("720", "int8"), ("720", "int16"), ("520", "int8")], ids=" ".join)
 def case(request) -> tuple[Planned, dict[str, np.ndarray], Run]:
-    model = mixed_net()
+    model = mixed_net(10, 8, 1)
     inputs = samples(model, COUNT)
     planned = plan(model, inputs, *request.param)
     return planned, inputs, simulation(planned, inputs)
@@ -144,7 +128,7 @@ def test_one_switch_alone_moves_only_what_follows(case):
 
 
 def test_switches_can_be_stacked():
-    model = mixed_net()
+    model = mixed_net(10, 8, 1)
     inputs = samples(model, 1)
     planned = plan(model, inputs)
     fn, params = lower_simulated(planned)

@@ -5,7 +5,7 @@ import pickle
 from dataclasses import replace
 
 import pytest
-from tiny import tiny_npz, tiny_onnx
+from tiny import tiny_npz, tiny_onnx, unsteady
 
 import knerex_jax as kx
 from knerex_jax import flow
@@ -104,26 +104,9 @@ def test_a_cell_that_learns_runs_the_whole_flow(folder):
     assert row["status"] == "ok" and row["optimize"] == 1 and row["snr_db"] > 20
 
 
-UNSTEADY = """
-import os, signal
-from pathlib import Path
-import numpy as np
-
-def data():
-    mark = Path(__file__).with_name("killed")
-    if not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {"x": np.load(Path(__file__).with_name("d.npz"))["x"]}
-
-def never():
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_workers_make_the_same_table_and_a_killed_one_counts_as_a_try(first, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    (folder / "unsteady.py").write_text(UNSTEADY)
+    (folder / "unsteady.py").write_text(unsteady("d.npz"))
     asked = read_sweep("sweep.toml")
     few = tuple(c for c in asked.cells if c.setting["datapath_bitwidth_mode"] != "int16")
     rows = run_sweep(replace(asked, cells=few, out=folder / "workers"), workers=2)
