@@ -12,10 +12,7 @@ def snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
     """10 log10(sum ref^2 / sum (ref - approx)^2), pooled over everything; inf without error, -inf without signal."""
     ref = np.asarray(reference, np.float64)
     noise = float(np.sum((ref - np.asarray(approximate, np.float64)) ** 2))
-    signal = float(np.sum(ref**2))
-    if noise == 0:
-        return float("inf")
-    return float("-inf") if signal == 0 else 10 * float(np.log10(signal / noise))
+    return _decibel((float(np.sum(ref**2)), noise))
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,8 @@ def _powers(outputs: Mapping[str, np.ndarray], labels: Sequence[Any]) -> np.ndar
     return np.stack([np.square(part).sum(1) for part in _differences(outputs, labels)], axis=1)
 
 
-def _decibel(powers: np.ndarray) -> float:
+def _decibel(powers: Sequence[float] | np.ndarray) -> float:
+    """Of signal over noise; inf without noise, -inf without signal."""
     signal, noise = powers
     return float("inf") if noise == 0 else float("-inf") if signal == 0 else 10 * float(np.log10(signal / noise))
 

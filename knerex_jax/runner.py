@@ -1,6 +1,5 @@
 """Models of every kind under one face: a float ONNX, a fixed-point bie, a compiled nef."""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -209,8 +208,4 @@ def load_samples(
       ConfigError: images without preprocessing.
     """
     inputs = open_runner(model, input_shapes=input_shapes).inputs
-    source = open_source(data, inputs, preprocess=preprocess, layout=layout)
-    samples = [job() for job in itertools.islice(source.jobs(), count)]
-    if not samples:
-        raise ModelError("there are no samples", where="load_samples", fix="give one at least")
-    return {name: np.stack([sample[name] for sample in samples]) for name in inputs}
+    return open_source(data, inputs, preprocess=preprocess, layout=layout).arrays(count)

@@ -157,7 +157,7 @@ _OURS = ("run.toml", "infer.toml", "simulate.toml", "model_fx_report.json")
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder):
         here = Path(place)
         folders[:] = [f for f in folders if not f.startswith(".") and not any((here / f / o).exists() for o in _OURS)]
         yield from (here / name for name in names)

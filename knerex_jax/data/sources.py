@@ -81,6 +81,19 @@ class Source:
         if empty:
             raise ModelError("there are no samples", where="calibration data", fix="give at least one sample per input")
 
+    def arrays(self, count: int | None = None, threads: int = 4) -> Sample:
+        """The first `count` samples (None: all) in memory.
+
+        Returns:
+          Input name -> [N, *sample shape].
+
+        Raises:
+          ModelError: as `batches`.
+        """
+        some = self if count is None else replace(self, jobs=lambda: itertools.islice(self.jobs(), count))
+        parts = list(some.batches(64, threads))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
 
 def open_source(
     spec: Any,

@@ -164,8 +164,7 @@ class WhatIf:
           ModelError: it does not fit the model.
         """
         types = {t: self.model.graph.types[t] for t in self.model.graph.inputs}
-        samples = [job() for job in open_source(data, types, preprocess=preprocess, layout=layout).jobs()]
-        return {t: np.stack([sample[t] for sample in samples]) for t in types}
+        return open_source(data, types, preprocess=preprocess, layout=layout).arrays()
 
     @cached_property
     def _float(self) -> FloatModel:

@@ -4,7 +4,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,7 @@ def share(configs: Sequence[PTQConfig], progress: Callable[[int], None] | None =
     _, model = open_model(config)
     source = open_calibration(config.np_txt, model, config)
     measured = measure(model, source, config, also=configs[1:], progress=progress)
-    first = [job() for job in islice(source.jobs(), SNR_SAMPLES)]
-    samples = {t: np.stack([sample[t] for sample in first]) for t in model.graph.inputs}
+    samples = source.arrays(SNR_SAMPLES)
     return Shared(model, measured, samples, FloatModel(model).run(samples, batch_size=config.batch_size))
 
 
