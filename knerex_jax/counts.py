@@ -8,7 +8,7 @@ from typing import Any
 from knerex_jax.calibrate.measured import Measured
 from knerex_jax.errors import ConfigError
 from knerex_jax.files import clear_scratch, writable_folder
-from knerex_jax.flow import Ops, checkpoints_of, measure, observed_tensors, open_calibration, open_model
+from knerex_jax.flow import Ops, checkpoints_of, measure, observed_structure, open_calibration, open_model
 from knerex_jax.graph.ir import Model
 from knerex_jax.improve import searched_configs
 from knerex_jax.ops import REGISTRY
@@ -74,7 +74,7 @@ def read_counts(
         raise ConfigError("there are no count files", where=str(where), fix="write some with knerex count")
     first, *others = (Measured.load(file) for file in files)
     measured = first.merge(*others)
-    observed = observed_tensors(model, config, ops)
+    observed = observed_structure(model, config, ops).observed
     if set(measured.state.tensors) != set(observed) or measured.outputs != _shapes(model):
         fix = "count with the same model, platform and version"
         raise ConfigError("these counts are of another model or platform", where=str(where), fix=fix)

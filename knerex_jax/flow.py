@@ -39,9 +39,10 @@ from knerex_jax.quantize.mixing import mixed_request
 from knerex_jax.quantize.overrides import NO_OVERRIDES, resolve
 from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.quantize.solve import RangePolicy
-from knerex_jax.quantize.structure import analyse
+from knerex_jax.quantize.structure import Structure, analyse
 from knerex_jax.refine.afford import Limit
 from knerex_jax.refine.mixed import Mixed, choose_widths
+from knerex_jax.suggest import nearest
 
 Ops = Mapping[str, OpDef]
 """Operator records by name: `REGISTRY`, or {**REGISTRY, "domain::MyOp": MY_OP}."""
@@ -134,7 +135,8 @@ def measure_parts(
     checkpoints: Checkpoints | None = None,
 ) -> list[Measured]:
     """`measure` for several sets of data, each for itself: with the compiled steps of one. They can be merged."""
-    observed = observed_tensors(model, config, ops)
+    structure = observed_structure(model, config, ops)
+    observed = structure.observed
     constants = [n.outputs[0] for n in model.graph.nodes if is_constant_operand(n, model)]
     fn, params = lower_float(model, taps=observed, registry=ops)
     sources = [open_calibration(data, model, config) for data in parts]
@@ -144,13 +146,14 @@ def measure_parts(
     )  # fmt: skip
     return calibration.measure_parts(
         measurement, sources,
-        [_range_rule(c) for c in (config, *also)], outputs=model.graph.outputs, constants=constants,
+        [_range_rule(c, model.graph.outputs) for c in (config, *also)], outputs=model.graph.outputs,
+        leaving={t: held for t, held in structure.leaving.items() if t in observed}, constants=constants,
         checkpoints=checkpoints,
     )  # fmt: skip
 
 
-def observed_tensors(model: Model, config: PTQConfig, ops: Ops = REGISTRY) -> Mapping[str, int | None]:
-    """The tensors that are counted for a config's platform, with their channel axes.
+def observed_structure(model: Model, config: PTQConfig, ops: Ops = REGISTRY) -> Structure:
+    """The constraint problem on a config's platform, which says what is counted.
 
     Raises:
       UnsupportedOpError: an operator has no integer rule and does not run on the host.
@@ -159,7 +162,7 @@ def observed_tensors(model: Model, config: PTQConfig, ops: Ops = REGISTRY) -> Ma
     for node in model.graph.nodes:  # what cannot be assembled later is better told now
         if node.name in structure.islands or node.name in structure.plain:
             host_call(node, model, ops)
-    return structure.observed
+    return structure
 
 
 def _mesh(config: PTQConfig, sources: Sequence[Source]) -> Mesh | None:
@@ -189,7 +192,7 @@ def checkpoints_of(
     def key() -> str | None:
         if ops is not REGISTRY or (data := source.identity()) is None:  # what others' operators compute may change
             return None
-        rules = [_range_rule(c) for c in (config, *also)]
+        rules = [_range_rule(c, model.graph.outputs) for c in (config, *also)]
         device = [jax.default_backend(), jax.devices()[0].device_kind]
         settings = [config.platform, config.batch_size, rules, ARITH_VERSION, versions(), device]
         settings += [f"process {processes.index()} of {n}"] if (n := processes.count()) > 1 else []
@@ -210,7 +213,7 @@ def ranges_of(measured: Measured, config: PTQConfig) -> Ranges:
 
 def ranges_of_each(measured: Measured, configs: Iterable[PTQConfig]) -> list[Ranges]:
     """`ranges_of` for many configs, which takes little longer than for one."""
-    return calibrated.ranges_of(measured, [_range_rule(c) for c in configs])
+    return calibrated.ranges_of(measured, [_range_rule(c, measured.outputs) for c in configs])
 
 
 def analyze(
@@ -312,14 +315,30 @@ def _fingerprint(model: Model) -> str:
     return found.hexdigest()
 
 
-def _range_rule(config: PTQConfig) -> RangeRule:
+def sigmoid_outputs(config: PTQConfig, outputs: Iterable[str]) -> tuple[str, ...]:
+    """Which of a model's outputs a sigmoid outside the model follows, by a config.
+
+    Raises:
+      ConfigError: one of those named is no output; with a suggestion.
+    """
+    known = tuple(outputs)
+    if config.quantize_mode != "post_sigmoid" or config.sigmoid_outputs is None:
+        return known if config.quantize_mode == "post_sigmoid" else ()
+    for name in config.sigmoid_outputs:
+        if name not in known:
+            fix = nearest(name, known, f"the outputs are {', '.join(known)}")
+            raise ConfigError(f"the model has no output {name!r}", where="sigmoid_outputs", fix=fix)
+    return config.sigmoid_outputs
+
+
+def _range_rule(config: PTQConfig, outputs: Iterable[str]) -> RangeRule:
     return RangeRule(
         method=config.datapath_range_method,
         pct=config.data_analysis_pct,
         pct_wide=config.wide_pct,
         percentile=config.percentile,
         outlier_factor=config.outlier_factor,
-        post_sigmoid=config.quantize_mode == "post_sigmoid",
+        sigmoids=sigmoid_outputs(config, outputs),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from knerex_jax.calibrate.measured import Measured
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.data.sources import Sample, Source
-from knerex_jax.flow import Ops, make_plan, measure_parts, ranges_of, ranges_of_each
+from knerex_jax.flow import Ops, make_plan, measure_parts, ranges_of, ranges_of_each, sigmoid_outputs
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.constant import is_constant_operand
@@ -133,7 +133,8 @@ def choose_ranges(
     wide = _asks_for_wide_data(model, base)
     if wide:
         plans = _distinct(plans)
-    meter = NoiseMeter.of(model, samples, ops, config.batch_size)
+    sigmoids = sigmoid_outputs(config, model.graph.outputs)
+    meter = NoiseMeter.of(model, samples, ops, config.batch_size, sigmoids)
     tell = None if progress is None else partial(progress, "try ranges")
     found = search_ranges(plans, meter, tell)
     finalists, room = tuple(candidates[label] for label in found.finalists), None
@@ -317,7 +318,8 @@ def _judge(model: Model, samples: Samples, config: PTQConfig, ops: Ops) -> Noise
     if not config.learns or _count(samples) < FEWEST_SAMPLES or model.exact.issuperset(model.graph.outputs):
         return None
     judging = held_out(np.arange(_count(samples)))
-    return NoiseMeter.of(model, {t: a[judging] for t, a in samples.items()}, ops, config.batch_size)
+    sigmoids = sigmoid_outputs(config, model.graph.outputs)
+    return NoiseMeter.of(model, {t: a[judging] for t, a in samples.items()}, ops, config.batch_size, sigmoids)
 
 
 def _noted(planned: Planned, where: str, asked: str, change: str) -> Planned:

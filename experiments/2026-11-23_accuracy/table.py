@@ -36,6 +36,7 @@ from real_models import (  # noqa: E402
 import knerex_jax as kx  # noqa: E402
 from knerex_jax.artifacts.stages import finite  # noqa: E402
 from knerex_jax.runtime import FixedModel, FloatModel  # noqa: E402
+from knerex_jax.zoo import ZOO  # noqa: E402
 
 WIDTHS = {
     "int8": {},
@@ -162,6 +163,7 @@ def measure(subject: Subject, platform: str, width: str, args: argparse.Namespac
             p_onnx=subject.real.path, np_txt=subject.calibration, input_shape=subject.real.input_shapes,
             platform=platform, data_analysis_pct=args.pct, batch_size=subject.batch, p_output=folder, **WIDTHS[width],
             **RECIPES[args.recipe], quan_config={"output_nodes": {"bitwidth": 15}} if args.wide_outputs else None,
+            **_sigmoids(subject.name, args.sigmoids),
         )  # fmt: skip
         fixed = FixedModel.load(result.paths["bie"])
         quantized = time.perf_counter()
@@ -186,6 +188,12 @@ def measure(subject: Subject, platform: str, width: str, args: argparse.Namespac
             "ptq_seconds": quantized - started,
             "seconds": time.perf_counter() - started,
         }
+
+
+def _sigmoids(name: str, wanted: bool) -> dict[str, Any]:
+    """What a user tells of a model whose outputs sigmoids follow."""
+    behind = ZOO[name].sigmoid_outputs if wanted and name in ZOO else ()
+    return {"quantize_mode": "post_sigmoid", "sigmoid_outputs": behind} if behind else {}
 
 
 def rows(args: argparse.Namespace, done: Mapping[tuple, Row]) -> Iterator[Row]:
@@ -213,7 +221,7 @@ def widths_of(platform: str) -> tuple[str, ...]:
 
 def asked(args: argparse.Namespace) -> Row:
     """The settings that a row depends on."""
-    return {k: getattr(args, k) for k in ("pct", "calibration", "samples", "oracle", "recipe", "wide_outputs")}
+    return {k: getattr(args, k) for k in ("pct", "calibration", "samples", "oracle", "recipe", "wide_outputs", "sigmoids")}
 
 
 def key(row: Row) -> tuple:
@@ -225,6 +233,7 @@ def line(row: Row) -> str:
     asked = row["asked"]
     rule = f"{asked['pct']:g}" if asked["recipe"] == "plain" else row.get("chosen") or asked["recipe"]
     width = row["width"] + ", outputs 15" * bool(asked.get("wide_outputs"))
+    width += ", sigmoids behind scores" * bool(asked.get("sigmoids"))
     start = f"| {row['model']} | {row['platform']} | {width} | {rule}; "
     if "error" in row:
         return start + f" | failed | {row['error'].splitlines()[0]} |" + " |" * (len(HEADERS) - 6)
@@ -275,6 +284,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pct", type=float, default=0.999, help="data_analysis_pct; detectors and transformers want 1")
     parser.add_argument("--recipe", choices=RECIPES, default="plain", help="what is learned from the calibration data")
     parser.add_argument("--wide-outputs", action="store_true", help="outputs of 15 bits (quan_config)")
+    parser.add_argument("--sigmoids", action="store_true", help="say which outputs a sigmoid follows (A3)")
     parser.add_argument("--oracle", type=int, default=0, help="samples of which every tensor meets the oracle")
     parser.add_argument("--calibration", type=int, help="calibration samples; default: the model's count")
     parser.add_argument("--samples", type=int, help="evaluation samples; default: all")

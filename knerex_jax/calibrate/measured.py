@@ -1,7 +1,7 @@
 """What was measured once, and the ranges that any rule makes of it."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ class RangeRule:
       pct_wide: the share for 15-bit types.
       percentile: mmse: share of the largest magnitudes that are candidates.
       outlier_factor: mmse: weight of clipped errors.
-      post_sigmoid: every output is followed by a sigmoid outside the model.
+      sigmoids: model outputs that a sigmoid outside the model follows.
     """
 
     method: str = "percentage"
@@ -36,12 +36,16 @@ class RangeRule:
     pct_wide: float = 0.999999
     percentile: float = 0.001
     outlier_factor: float = 1.0
-    post_sigmoid: bool = False
+    sigmoids: tuple[str, ...] = ()
 
     @property
     def setting(self) -> Setting:
         """What the search is asked for."""
         return Setting(self.percentile, self.outlier_factor)
+
+    def clips(self, outputs: Collection[str]) -> bool:
+        """Whether sigmoids follow all of these outputs, so that what saturates them need not be told apart."""
+        return all(t in self.sigmoids for t in outputs)
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,17 @@ class Measured:
 
     Attributes:
       state: of all observed tensors; states of other data can be merged into it.
-      outputs: model output -> shape; they keep their exact range unless a sigmoid follows.
+      outputs: model output -> shape.
       constants: tensors that keep their exact range always.
+      leaving: observed tensor that leaves the model as it is, moved at most -> the outputs that hold it. These keep
+        their exact range unless a sigmoid follows.
       notes: on the accuracy of the counts.
     """
 
     state: CalibrationState = field(repr=False)
     outputs: Mapping[str, tuple[int, ...]]
     constants: frozenset[str] = frozenset()
+    leaving: Mapping[str, frozenset[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def merge(self, *others: "Measured") -> "Measured":
@@ -66,10 +73,10 @@ class Measured:
         Raises:
           ConfigError: these are not of one model and one kind of measurement.
         """
-        if any((m.outputs, m.constants) != (self.outputs, self.constants) for m in others):
+        if any((m.outputs, m.constants, m.leaving) != (self.outputs, self.constants, self.leaving) for m in others):
             raise ConfigError("these are of different models", where="merge", fix="merge what one model gave")
         notes = tuple(sorted({note for m in (self, *others) for note in m.notes}))
-        return Measured(self.state.merge(*(m.state for m in others)), self.outputs, self.constants, notes)
+        return replace(self, state=self.state.merge(*(m.state for m in others)), notes=notes)
 
     def save(self, path: str | Path) -> None:
         """Writes an `.npz`, whole or not at all.
@@ -78,7 +85,8 @@ class Measured:
           ArtifactError: it cannot be written.
         """
         meta, arrays = self.state.packed()
-        own = {"outputs": self.outputs, "constants": sorted(self.constants), "notes": self.notes}
+        leaving = {t: sorted(held) for t, held in self.leaving.items()}
+        own = {"outputs": self.outputs, "constants": sorted(self.constants), "leaving": leaving, "notes": self.notes}
         write_npz(path, _KIND, {**meta, **own}, arrays)
 
     @classmethod
@@ -92,15 +100,25 @@ class Measured:
         try:
             outputs = {t: tuple(shape) for t, shape in meta["outputs"].items()}
             state = CalibrationState.unpacked(meta, arrays)
-            return cls(state, outputs, frozenset(meta["constants"]), tuple(meta["notes"]))
+            leaving = {t: frozenset(held) for t, held in meta["leaving"].items()}
+            return cls(state, outputs, frozenset(meta["constants"]), leaving, tuple(meta["notes"]))
         except (KeyError, TypeError, AttributeError) as e:
             raise ArtifactError(f"incomplete: {e}", where=str(path), fix="measure and save again") from e
 
 
-def is_enough(state: TensorState, rules: Sequence[RangeRule], *, output: bool = False, constant: bool = False) -> bool:
-    """Whether one tensor is counted down to what these rules will ask."""
-    if output:
-        return is_counted(state) or not any(rule.post_sigmoid for rule in rules)
+def is_enough(
+    state: TensorState, rules: Sequence[RangeRule], *, leaving: Collection[str] = (), constant: bool = False
+) -> bool:
+    """Whether one tensor is counted down to what these rules will ask.
+
+    Args:
+      state: of the tensor.
+      rules: that will be asked.
+      leaving: outputs that hold its values.
+      constant: whether it keeps its exact range always.
+    """
+    if leaving:
+        return is_counted(state) or not any(rule.clips(leaving) for rule in rules)
     kept = {share for rule in rules for share in _shares(rule)}
     return constant or is_final(state, sorted(kept))
 
@@ -118,11 +136,11 @@ def ranges_of(measured: Measured, rules: Sequence[RangeRule]) -> list[Ranges]:
     tensors: list[dict[str, TensorRange]] = [{} for _ in rules]
     bounded: list[list[str]] = [[] for _ in rules]
     states = measured.state.tensors
-    inner = {t: s for t, s in states.items() if t not in measured.constants and t not in measured.outputs}
+    inner = {t: s for t, s in states.items() if t not in measured.constants and t not in measured.leaving}
     cuts_of = dict(zip(inner, _inner(inner.values(), rules), strict=True))
     for t, state in states.items():
         cuts = _exact(state, len(rules)) if t in measured.constants else None
-        cuts = cuts or cuts_of.get(t) or _output(state, rules)
+        cuts = cuts or cuts_of.get(t) or _output(state, measured.leaving[t], rules)
         for i, (narrow, wide, final) in enumerate(cuts):
             tensors[i][t] = TensorRange(narrow, wide, state.axis, state.values)
             bounded[i] += [] if final else [t]
@@ -141,13 +159,14 @@ def _exact(state: TensorState, count: int) -> _Cuts:
     return [(cut, cut, True)] * count
 
 
-def _output(state: TensorState, rules: Sequence[RangeRule]) -> _Cuts:
+def _output(state: TensorState, outputs: Collection[str], rules: Sequence[RangeRule]) -> _Cuts:
     (exact, *_) = _exact(state, 1)
-    if not any(rule.post_sigmoid for rule in rules):
+    clipped = [rule.clips(outputs) for rule in rules]
+    if not any(clipped):
         return [exact] * len(rules)
     clips, final = sigmoid_clips(state)
     narrow, wide = (_clipped(state, clip, np.broadcast_to(clip, state.channels)) for clip in clips)
-    return [(narrow, wide, final) if rule.post_sigmoid else exact for rule in rules]
+    return [(narrow, wide, final) if clip else exact for clip in clipped]
 
 
 def _inner(states: Collection[TensorState], rules: Sequence[RangeRule]) -> Iterator[_Cuts]:

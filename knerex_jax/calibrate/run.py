@@ -6,7 +6,7 @@ small rest) takes another reading of the tensors concerned. Data that can be rea
 """
 
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -41,6 +41,7 @@ def measure(
     rules: Sequence[RangeRule],
     *,
     outputs: Collection[str] = (),
+    leaving: Mapping[str, Collection[str]] | None = None,
     constants: Collection[str] = (),
     checkpoints: Checkpoints | None = None,
 ) -> Measured:
@@ -50,7 +51,9 @@ def measure(
       measurement: what is measured.
       source: calibration data.
       rules: `ranges_of` will be asked for; any other rule gives at least bounds.
-      outputs: model outputs among the observed tensors.
+      outputs: of the model.
+      leaving: observed tensor that leaves the model as it is, moved at most -> the outputs that hold it; default every
+        output for itself.
       constants: tensors that always keep their exact range.
       checkpoints: where the state is kept meanwhile, for data that can be read twice.
 
@@ -61,7 +64,9 @@ def measure(
       ModelError: a tensor becomes NaN or infinite (the message names it), or the data does not fit the model.
       ConfigError: a batch of that size cannot be counted.
     """
-    return measure_parts(measurement, [source], rules, outputs=outputs, constants=constants, checkpoints=checkpoints)[0]
+    return measure_parts(
+        measurement, [source], rules, outputs=outputs, leaving=leaving, constants=constants, checkpoints=checkpoints
+    )[0]
 
 
 def measure_parts(
@@ -70,6 +75,7 @@ def measure_parts(
     rules: Sequence[RangeRule],
     *,
     outputs: Collection[str] = (),
+    leaving: Mapping[str, Collection[str]] | None = None,
     constants: Collection[str] = (),
     checkpoints: Checkpoints | None = None,
 ) -> list[Measured]:
@@ -77,9 +83,10 @@ def measure_parts(
 
     Checkpoints are kept of one set only. Of several processes, each reads its own batches; all return the same.
     """
+    held = {t: frozenset(by) for t, by in ({t: (t,) for t in outputs} if leaving is None else leaving).items()}
     if all(source.rereadable for source in sources):
         mine = [s.part(processes.index(), processes.count(), measurement.batch_size) for s in sources]
-        measured = _twice(measurement, mine, rules, outputs, constants, checkpoints if len(sources) == 1 else None)
+        measured = _twice(measurement, mine, rules, held, constants, checkpoints if len(sources) == 1 else None)
     elif processes.count() > 1:
         raise ConfigError(
             "data that can be read only once cannot be divided among processes", where="calibration data",
@@ -88,14 +95,14 @@ def measure_parts(
     else:
         measured = [_once(measurement, source) for source in sources]
     shapes = {t: measurement.types[t].shape for t in outputs}
-    return [Measured(state, shapes, frozenset(constants), notes) for state, notes in measured]
+    return [Measured(state, shapes, frozenset(constants), held, notes) for state, notes in measured]
 
 
 def _twice(
     measurement: Measurement,
     sources: Sequence[Source],
     rules: Sequence[RangeRule],
-    outputs: Collection[str],
+    leaving: Mapping[str, Collection[str]],
     constants: Collection[str],
     checkpoints: Checkpoints | None,
 ) -> list[tuple[CalibrationState, tuple[str, ...]]]:
@@ -111,7 +118,7 @@ def _twice(
         sums, parts = [(held[0], held[1])], [dict(state.tensors)]
 
     def enough(t: str) -> bool:
-        return all(is_enough(states[t], rules, output=t in outputs, constant=t in constants) for states in parts)
+        return all(is_enough(states[t], rules, leaving=leaving.get(t, ()), constant=t in constants) for states in parts)
 
     while pending := [t for t in parts[0] if not enough(t)]:
         grids = {t: fine_grid(*(states[t] for states in parts)) for t in pending}

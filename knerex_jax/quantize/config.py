@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.bitwidth import BITS, WIDTH_OF, WidthRequest, check_request, constant_bits
 from knerex_jax.quantize.mixing import MIXES, Mix, Side
-from knerex_jax.quantize.options import check_kinds, check_names, in_range, one_of, shapes_by_input, width
+from knerex_jax.quantize.options import check_kinds, check_names, in_range, names_of, one_of, shapes_by_input, width
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.quan_config import read_quan_config
 from knerex_jax.targets import TARGETS, Target
@@ -93,6 +93,9 @@ class PTQConfig:
     output_headroom: float | None = _option(
         None, "share by which the outputs' ranges are wider than any calibration sample's; default 0, searched 0.0625"
     )
+    sigmoid_outputs: Any = _option(
+        None, "post_sigmoid only: the outputs that a sigmoid outside the model follows, as a,b; default all"
+    )
     range_search: bool = _option(False, "choose range rule and guard_bits by the noise at the outputs")
     weight_rounding: str = _option("nearest", "nearest, or learned from the calibration data")
     flops_ratio: float = _option(0.2, "mixbw only: share of the multiplications that may run at 16 bits, 0 to 1")
@@ -117,6 +120,7 @@ class PTQConfig:
                 object.__setattr__(self, option, width(option, str(value)))
         object.__setattr__(self, "model_version", str(self.model_version))
         object.__setattr__(self, "input_shape", shapes_by_input(self.input_shape))
+        object.__setattr__(self, "sigmoid_outputs", names_of("sigmoid_outputs", self.sigmoid_outputs))
         check_kinds(self)
         in_range("optimize", self.optimize, 0, 4)
         in_range("mode", self.mode, 0, 3)
@@ -346,6 +350,12 @@ class PTQConfig:
         for name in ("max_ms", "max_mb"):
             if getattr(self, name) is not None and not self.ranked:
                 found.append(Note(name, f"{getattr(self, name):g}", "unused", "only mixbw has a budget"))
+        if self.sigmoid_outputs and self.quantize_mode != "post_sigmoid":
+            why = "only quantize_mode post_sigmoid reads it"
+            found.append(Note("sigmoid_outputs", ", ".join(self.sigmoid_outputs), "unused", why))
+        if self.devices is not None and (self.mode == 0 or self.counts is not None):
+            why = "mode 0 does not calibrate" if self.mode == 0 else "the calibration was counted before"
+            found.append(Note("devices", str(self.devices), "unused", why))
         for name in ("percentile", "outlier_factor"):
             default = type(self).__dataclass_fields__[name].default
             if self.datapath_range_method != "mmse" and getattr(self, name) != default:
@@ -355,7 +365,7 @@ class PTQConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain data; calibration data and other objects by their kind only."""
         return {
-            k: v if isinstance(v, str | int | float | bool | None) or k == "quan_config" else _describe(v)
+            k: v if isinstance(v, str | int | float | bool | tuple | None) or k == "quan_config" else _describe(v)
             for k, v in asdict_shallow(self).items()
         }
 

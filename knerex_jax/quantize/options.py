@@ -67,6 +67,18 @@ def check_kinds(config: Any) -> None:
             raise ConfigError(f"{f.name} has to be {wanted}", where=f"{f.name}={value!r}", fix="correct the value")
 
 
+def names_of(option: str, value: Any) -> tuple[str, ...] | None:
+    """Names in their one form: a list of them, or text with commas between them."""
+    if value is None:
+        return None
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n.strip() for n in names):
+        raise ConfigError(
+            f"{option} has to be a list of names", where=f"{option}={value!r}", fix="write it like first,second"
+        )
+    return tuple(n.strip() for n in names)
+
+
 def shapes_by_input(value: Any) -> dict[str, tuple[int, ...]] | None:
     """An `input_shape` in its one form: name -> dimensions; 0 and -1 leave one open."""
     if value is None:

@@ -60,7 +60,7 @@ def channel_absmax(
         layer, own = record.layer_absmax(bits), np.asarray(record.channel_absmax(bits), np.float64)
         own = own[channels] if channels is not None and len(own) > 1 else own
         layer = max(layer, float(own.max(initial=0)))
-        factor = 2.0 ** policy.headroom_bits[bits] * (1 + policy.output_headroom * (t in model.graph.outputs))
+        factor = 2.0 ** policy.headroom_bits[bits] * (1 + policy.output_headroom * (t in structure.leaving))
         limit = structure.bounds.get(t, np.inf)
         layer = max(min(layer * factor, limit), min(layer, limit))
         if record.values_per_channel < policy.evidence or t in structure.layer or len(own) != count:

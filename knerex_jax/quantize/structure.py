@@ -1,6 +1,6 @@
 """What can be decided about scales before any range is known: fused activations, widths, channels, shared scales."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +36,7 @@ class Structure:
       islands: node that is computed in float on the host -> why it has no integer rule.
       plain: nodes between exact tensors only (indices, masks), computed as they are.
       masked: sum that only a softmax reads -> its operands, one of which may be a mask.
+      leaving: tensor whose values leave the model as they are, moved at most -> the outputs that hold them.
     """
 
     tensors: tuple[str, ...]
@@ -54,6 +55,7 @@ class Structure:
     islands: Mapping[str, str]
     plain: frozenset[str]
     masked: Mapping[str, tuple[str, str]]
+    leaving: Mapping[str, frozenset[str]]
 
     @property
     def observed(self) -> dict[str, int | None]:
@@ -155,7 +157,22 @@ def analyse(model: Model, target: Target, registry: Mapping[str, OpDef]) -> Stru
         islands=islands,
         plain=plain,
         masked={f.output: f.operands for f in facts if isinstance(f, Masked)},
+        leaving=_leaving([t for t in graph.outputs if t not in exact], facts),
     )
+
+
+def _leaving(outputs: Iterable[str], facts: Iterable[Constraint]) -> dict[str, frozenset[str]]:
+    """What data movement alone lies between a tensor and an output of the model."""
+    origins = {f.output: f.inputs for f in facts if isinstance(f, Moved)}
+    found: dict[str, set[str]] = {}
+    for output in outputs:
+        pending = [output]
+        while pending:
+            tensor = pending.pop()
+            if output not in found.setdefault(tensor, set()):
+                found[tensor].add(output)
+                pending.extend(origins.get(tensor, ()))
+    return {t: frozenset(held) for t, held in found.items()}
 
 
 def _alone(graph: Graph, facts: list[Constraint], forced: Mapping[str, tuple[str, ...]]) -> frozenset[str]:

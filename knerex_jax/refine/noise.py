@@ -1,11 +1,12 @@
 """How good plans of one program are: the noise of their integers at the outputs of the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
+from scipy.special import expit
 
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.run import Emulator, dequantize
@@ -14,7 +15,7 @@ from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.planner import Planned
-from knerex_jax.refine.sensitivity import run_float
+from knerex_jax.refine.sensitivity import judged_outputs, run_float
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class NoiseMeter:
       inputs: name -> [N, ...] in place of the model's batch axis.
       reference: tensor -> [N, ...], what the float model makes of them.
       batch_size: samples per compiled step.
+      sigmoids: those of the reference that count behind a sigmoid.
     """
 
     inputs: Mapping[str, np.ndarray]
     reference: Mapping[str, np.ndarray]
     batch_size: int = 16
+    sigmoids: frozenset[str] = frozenset()
     _emulators: list[Emulator] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
@@ -39,14 +42,23 @@ class NoiseMeter:
         inputs: Mapping[str, np.ndarray],
         registry: Mapping[str, OpDef] = REGISTRY,
         batch_size: int = 16,
+        sigmoids: Collection[str] = (),
     ) -> "NoiseMeter":
         """Measures at the outputs of a model; at what goes into a softmax or sigmoid, whose ends would hide noise.
+
+        Args:
+          model: decomposed.
+          inputs: name -> [N, ...] in place of the model's batch axis.
+          registry: operator records.
+          batch_size: samples per compiled step.
+          sigmoids: outputs that a sigmoid outside the model follows: noise behind it counts, as the user asks for it.
 
         Raises:
           ModelError: the inputs do not fit the model.
           ConfigError: no output is a real number, so there is nothing to measure.
         """
-        return cls(inputs, run_float(model, inputs, registry, batch_size).outputs, batch_size)
+        behind = {t for t, held in judged_outputs(model).items() if all(output in sigmoids for output in held)}
+        return cls(inputs, run_float(model, inputs, registry, batch_size).outputs, batch_size, frozenset(behind))
 
     def prepare_for(self, plans: Sequence[Planned]) -> None:
         """Sees to it that plans of one program share an emulator."""
@@ -72,7 +84,7 @@ class NoiseMeter:
     def part(self, chosen: np.ndarray | slice) -> "NoiseMeter":
         """The same emulators on some of the samples (bool [N], or a slice)."""
         inputs, reference = ({t: v[chosen] for t, v in a.items()} for a in (self.inputs, self.reference))
-        return NoiseMeter(inputs, reference, self.batch_size, self._emulators)
+        return NoiseMeter(inputs, reference, self.batch_size, self.sigmoids, self._emulators)
 
     def _emulator(self, planned: Planned) -> Emulator:
         bounds = bound_program(planned.program, planned.constants)
@@ -83,5 +95,7 @@ class NoiseMeter:
         return self._emulators[-1]
 
     def _share(self, tensor: str, made: np.ndarray) -> float:
-        expected = self.reference[tensor].astype(np.float64).reshape(made.shape)
+        expected, made = self.reference[tensor].astype(np.float64).reshape(made.shape), made.astype(np.float64)
+        if tensor in self.sigmoids:
+            expected, made = expit(expected), expit(made)
         return float(((made - expected) ** 2).sum() / max(float((expected**2).sum()), np.finfo(np.float64).tiny))

@@ -72,9 +72,15 @@ _SATURATING = ("Sigmoid", "HardSigmoid", "Tanh")
 
 def judged_tensors(model: Model) -> tuple[str, ...]:
     """The real outputs of a model; of a softmax or a sigmoid what goes into it, because its ends hide any noise."""
+    return tuple(judged_outputs(model))
+
+
+def judged_outputs(model: Model) -> dict[str, tuple[str, ...]]:
+    """`judged_tensors` -> the outputs of the model that each of them stands for."""
     graph = model.graph
-    found: dict[str, None] = {}
-    for t in graph.outputs:
+    found: dict[str, tuple[str, ...]] = {}
+    for output in graph.outputs:
+        t = output
         while (maker := graph.producer.get(t)) is not None:
             if maker.op_type in _SATURATING or maker.op_type in ("Reshape", "Transpose"):
                 before = maker.inputs[0]
@@ -84,8 +90,8 @@ def judged_tensors(model: Model) -> tuple[str, ...]:
                 break
             t = before
         if t not in model.exact:
-            found[t] = None
-    return tuple(found)
+            found[t] = (*found.get(t, ()), output)
+    return found
 
 
 def _softmax_scores(node: Node, graph: Graph) -> str | None:

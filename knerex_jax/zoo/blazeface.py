@@ -116,6 +116,7 @@ def _detector(camera: str, size: int) -> ZooModel:
         labelled_samples=lambda: _labelled_samples(size),
         note="100 faces (label 1) and 100 other patches (label 0) of Labeled Faces in the Wild, each on a grey square",
         score=_score,
+        sigmoid_outputs=_SCORES,
     )
 
 

@@ -57,6 +57,7 @@ class ZooModel:
       score: (outputs, outputs of the float model, labels) -> measures.
       input_shapes: full shapes by input name, batch 1, where the file leaves dimensions open that must be stated when
         it is loaded; None where it leaves none but the batch.
+      sigmoid_outputs: those that a sigmoid follows outside the model, for `quantize_mode="post_sigmoid"`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ZooModel:
     note: str
     score: Callable[[Tensors, Tensors, np.ndarray | None], dict[str, float]]
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    sigmoid_outputs: tuple[str, ...] = ()
 
     def path(self) -> Path:
         """Path of the float ONNX file."""

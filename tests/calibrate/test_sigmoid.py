@@ -23,7 +23,8 @@ VALUES = {
 VALUES = {name: values.astype(np.float32) for name, values in VALUES.items()}
 TYPES = {name: TensorType("float32", (1, *SIZE[1:])) for name in VALUES}
 PLAIN = RangeRule(pct=0.99, pct_wide=0.999)
-RULES = [replace(PLAIN, post_sigmoid=True), RangeRule("mmse", percentile=0.01, post_sigmoid=True), PLAIN]
+OUTPUTS = tuple(VALUES)
+RULES = [replace(PLAIN, sigmoids=OUTPUTS), RangeRule("mmse", percentile=0.01, sigmoids=OUTPUTS), PLAIN]
 TOLERANCE_DB = 0.1
 """Few values lie where the sigmoid is curved, and brute force picks the luckiest of 100 roundings of them."""
 

@@ -54,6 +54,8 @@ def test_platform_may_be_a_number():
         ({"model_id": 0}, ["model_id"]),
         ({"quantize_mode": "sigmoid"}, ["did you mean 'post_sigmoid'"]),
         ({"quan_config": {"a": {"radx": 1}}}, ["did you mean 'radix'"]),
+        ({"sigmoid_outputs": 3}, ["sigmoid_outputs", "first,second"]),
+        ({"sigmoid_outputs": "scores,"}, ["sigmoid_outputs", "first,second"]),
         ({"dump_samples": 0}, ["dump_samples", "at least 1"]),
         ({"weight_bandwidth": 0}, ["weight_bandwidth", "at least"]),
         ({"data_analysis_pct": 1.2}, ["between 0 and 1"]),
@@ -85,7 +87,12 @@ def test_headroom_of_16_bit_data_is_2_bits_unless_asked_for():
 def test_unused_knobs_are_noted():
     notes = PTQConfig(outlier_factor=1.5).notes()
     assert {n.where: n.applied for n in notes} == {"outlier_factor": "unused"}
+    assert {n.where: n.applied for n in PTQConfig(sigmoid_outputs="a, b").notes()} == {"sigmoid_outputs": "unused"}
     assert PTQConfig(mode=1).notes() == ()
+    assert PTQConfig(mode=1, devices=2, sigmoid_outputs=["a"], quantize_mode="post_sigmoid").notes() == ()
+    for options in ({"mode": 0}, {"counts": "counts.npz"}):
+        (note,) = PTQConfig(devices=2, **options).notes()
+        assert (note.where, note.requested, note.applied) == ("devices", "2", "unused")
     assert PTQConfig(mode=1, datapath_range_method="mmse", outlier_factor=1.5, percentile=0.01).notes() == ()
 
 
