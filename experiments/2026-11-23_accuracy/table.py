@@ -221,7 +221,8 @@ def widths_of(platform: str) -> tuple[str, ...]:
 
 def asked(args: argparse.Namespace) -> Row:
     """The settings that a row depends on."""
-    return {k: getattr(args, k) for k in ("pct", "calibration", "samples", "oracle", "recipe", "wide_outputs", "sigmoids")}
+    names = ("pct", "calibration", "samples", "oracle", "recipe", "wide_outputs", "sigmoids")
+    return {name: getattr(args, name) for name in names}
 
 
 def key(row: Row) -> tuple:

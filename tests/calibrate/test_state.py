@@ -103,7 +103,7 @@ def test_values_above_the_first_window_count_as_the_maximum():
 
 def _measured() -> Measured:
     state = CalibrationState(7, {"a/b:0": _counted(_random(500, 0)), "c": _counted(np.zeros((5, 2), np.float32))})
-    return Measured(state, {"c": (1, 2)}, frozenset({"k"}), ("a note",))
+    return Measured(state, {"c": (1, 2)}, frozenset({"k"}), {"c": frozenset({"c"})}, ("a note",))
 
 
 def test_what_was_measured_survives_a_file(tmp_path):
