@@ -59,7 +59,8 @@ from knerex_jax.program.bounds import bound_program
 from knerex_jax.qat.config import METRICS, QATConfig, make_qat_config, split_options
 from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig, make_config
-from knerex_jax.quantize.plan import Note, QuantPlan
+from knerex_jax.quantize.note import Note
+from knerex_jax.quantize.plan import QuantPlan
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.mixed import write_candidates
 from knerex_jax.report.data import common_sections, quantized_sections

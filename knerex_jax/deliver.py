@@ -21,7 +21,7 @@ from knerex_jax.nef.segments import NefModel
 from knerex_jax.npu_model import NpuModel, compile_bie
 from knerex_jax.probe import probe_inputs, probe_record, probed
 from knerex_jax.quantize.config import PTQConfig, make_config
-from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.runtime import FixedModel
 

@@ -18,7 +18,7 @@ from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.constant import is_constant_operand
 from knerex_jax.quantize.config import PTQConfig
-from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.planner import Planned, carried_by_slots
 from knerex_jax.refine.bias import adjust_bias
 from knerex_jax.refine.headroom import Fold, Room, RoomChoice, rooms, search_room

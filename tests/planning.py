@@ -10,8 +10,8 @@ from knerex_jax.calibrate.ranges import Cut, Ranges, TensorRange
 from knerex_jax.graph.ir import Model
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops import REGISTRY
-from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.planner import Planned, plan_model
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import analyse
 from knerex_jax.runtime import FixedModel

@@ -5,8 +5,8 @@ from helpers import samples
 from mixed_net import mixed_net
 from planning import EVERY_CHANNEL, exact_ranges
 
-from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.planner import Planned, plan_model
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.targets import TARGETS
 
 CASES = {

@@ -26,8 +26,9 @@ from knerex_jax.artifacts.bie import Bie  # noqa: E402
 from knerex_jax.graph.ir import Model  # noqa: E402
 from knerex_jax.ops import REGISTRY  # noqa: E402
 from knerex_jax.quantize.bitwidth import WidthRequest  # noqa: E402
-from knerex_jax.quantize.mixing import Side, mac_nodes, mixed_request  # noqa: E402
+from knerex_jax.quantize.mixing import mac_nodes, mixed_request  # noqa: E402
 from knerex_jax.quantize.planner import Planned, plan_model  # noqa: E402
+from knerex_jax.quantize.request import Side  # noqa: E402
 from knerex_jax.quantize.solve import RangePolicy  # noqa: E402
 from knerex_jax.quantize.structure import Structure, analyse  # noqa: E402
 from knerex_jax.refine.mixed import choose_widths, make_units, spend, to_db  # noqa: E402

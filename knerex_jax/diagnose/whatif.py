@@ -23,11 +23,11 @@ from knerex_jax.ops.opdef import OpDef
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.program.bounds import Bounds, StepBound, bound_program
 from knerex_jax.program.program import Constants, Program
-from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.overrides import resolve
 from knerex_jax.quantize.plan import QuantPlan
 from knerex_jax.quantize.planner import Planned, carried_by_slots, plan_model
 from knerex_jax.quantize.quan_config import QuanConfig, read_quan_config
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.quantize.rescale import Slots
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import analyse

@@ -7,7 +7,7 @@ from knerex_jax.data.sources import Sample
 from knerex_jax.dumps.write import dump
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.quantize.config import PTQConfig
-from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.runtime import FixedModel, FloatModel
 

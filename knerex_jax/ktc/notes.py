@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from knerex_jax.errors import ConfigError
-from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.note import Note
 from knerex_jax.suggest import nearest
 
 OURS = {

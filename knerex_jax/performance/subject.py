@@ -18,9 +18,10 @@ from knerex_jax.npu_model import compile_bie
 from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.performance.nominal import nominal_plan
 from knerex_jax.program.primitives import Mac
-from knerex_jax.quantize.bitwidth import WIDTH_OF, cpu_nodes
+from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig, make_config
 from knerex_jax.quantize.planner import Planned
+from knerex_jax.quantize.request import WIDTH_OF
 
 COST_OPTIONS = (
     "datapath_bitwidth_mode", "weight_bitwidth_mode", "model_in_bitwidth_mode", "model_out_bitwidth_mode",

@@ -22,7 +22,7 @@ from knerex_jax.passes.pipeline import CLEANUP
 from knerex_jax.prepare.compare import FIRST, TOLERANCE, Comparison, compare_onnx
 from knerex_jax.prepare.protos import OnnxModel, input_names, name_of, overwrite_shapes, proto_of, with_weights
 from knerex_jax.prepare.rewrites import average_pool_to_conv, dilated_conv_to_plain
-from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.note import Note
 from knerex_jax.suggest import nearest
 
 _PASSES: tuple[Pass, ...] = (

@@ -37,7 +37,7 @@ from knerex_jax.qat.step import (
     training_mesh,
 )
 from knerex_jax.qat.subject import Subject
-from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.split import FEWEST_SAMPLES, held_out
 

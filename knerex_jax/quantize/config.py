@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from knerex_jax.errors import ConfigError
-from knerex_jax.quantize.bitwidth import BITS, WIDTH_OF, WidthRequest, check_request, constant_bits
-from knerex_jax.quantize.mixing import MIXES, Mix, Side
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.options import check_kinds, check_names, in_range, names_of, one_of, shapes_by_input, width
-from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.quan_config import read_quan_config
+from knerex_jax.quantize.request import BITS, MIXES, WIDTH_OF, Mix, Side, WidthRequest, check_request, constant_bits
 from knerex_jax.targets import TARGETS, Target
 from knerex_jax.targets.machine import MACHINES, Machine, read_ip_config
 

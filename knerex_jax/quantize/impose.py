@@ -7,8 +7,8 @@ import numpy as np
 from knerex_jax.calibrate.ranges import Cut, Ranges
 from knerex_jax.fixedpoint.qformat import MAX_RADIX, MIN_RADIX, QFormat, data_limits
 from knerex_jax.quantize.bitwidth import Widths
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.overrides import Overrides, refusal
-from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.structure import Structure
 
 

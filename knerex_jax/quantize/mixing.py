@@ -6,18 +6,13 @@ a node "at 8 bits" reads 8-bit data, and nodes that read one tensor share that d
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops.constant import is_constant_operand
 from knerex_jax.ops.mac import mac_count
 from knerex_jax.ops.opdef import OpDef
-from knerex_jax.quantize.bitwidth import WidthRequest
+from knerex_jax.quantize.request import Mix, Side, WidthRequest
 from knerex_jax.quantize.structure import Structure, is_weighted
-
-Side = Literal["data", "weight"]
-Mix = Literal["mix light", "mix balance", "mixbw"]
-MIXES: tuple[Mix, ...] = ("mix light", "mix balance", "mixbw")
 
 FEW_CHANNELS = 4
 """A convolution whose outputs see no more input channels than this (the first one, a depthwise one) is delicate."""

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any, get_args
 
 from knerex_jax.errors import ConfigError
-from knerex_jax.quantize.mixing import MIXES
+from knerex_jax.quantize.request import MIXES
 from knerex_jax.suggest import nearest
 
 _WIDTHS = {

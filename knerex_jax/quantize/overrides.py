@@ -22,7 +22,7 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.fixedpoint.qformat import MAX_RADIX, MIN_RADIX
 from knerex_jax.graph.ir import Graph, Model, Node
 from knerex_jax.ops.constant import is_constant_operand
-from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.quan_config import read_quan_config
 from knerex_jax.quantize.structure import Structure, channel_count
 from knerex_jax.suggest import nearest

@@ -8,24 +8,7 @@ import jax
 import numpy as np
 
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION, QFormat
-
-
-@dataclass(frozen=True)
-class Note:
-    """A request and what became of it."""
-
-    where: str
-    requested: str
-    applied: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: requested {self.requested}, {outcome(self.applied)} ({self.why})"
-
-
-def outcome(applied: str) -> str:
-    """What a note says was done: "applied ..." or, where nothing was, that."""
-    return applied if applied.startswith(("not ", "left ")) else f"applied {applied}"
+from knerex_jax.quantize.note import Note
 
 
 @jax.tree_util.register_dataclass

@@ -13,9 +13,10 @@ from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.program import Program
 from knerex_jax.quantize.assemble import assemble
-from knerex_jax.quantize.bitwidth import WidthRequest, Widths, assign_widths
+from knerex_jax.quantize.bitwidth import Widths, assign_widths
 from knerex_jax.quantize.overrides import NO_OVERRIDES, Overrides
 from knerex_jax.quantize.plan import QuantPlan
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.quantize.rescale import Slots, find_slots, insert_slots
 from knerex_jax.quantize.solve import RangePolicy, ScaleClash, channel_absmax, solve
 from knerex_jax.quantize.structure import Structure, analyse, with_copies

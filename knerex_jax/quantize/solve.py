@@ -13,8 +13,9 @@ from knerex_jax.fixedpoint.qformat import QFormat, data_limits, imposed_radix, o
 from knerex_jax.graph.ir import Graph, Model
 from knerex_jax.quantize.bitwidth import Widths
 from knerex_jax.quantize.impose import asked_absmax, impose_scales, missed_radices, trace
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.overrides import NO_OVERRIDES, Overrides, merge_notes
-from knerex_jax.quantize.plan import Note, QuantPlan
+from knerex_jax.quantize.plan import QuantPlan
 from knerex_jax.quantize.structure import Structure, channel_count
 from knerex_jax.targets.spec import Target
 

@@ -7,7 +7,7 @@ from typing import Literal
 from knerex_jax.compiler.build import Request, compile_program
 from knerex_jax.compiler.cost import estimate
 from knerex_jax.errors import PlanError
-from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.targets.machine import Machine
 

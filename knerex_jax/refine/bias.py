@@ -12,7 +12,7 @@ from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.build import ProgramView
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.program import Constants
-from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.planner import Planned, refine_plan
 from knerex_jax.refine.bias_nodes import Integers, Weighted, foreseen, integers_of, view_of, weighted_nodes, with_biases
 from knerex_jax.refine.bias_run import Batch, Passes

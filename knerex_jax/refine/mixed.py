@@ -14,10 +14,11 @@ from knerex_jax.errors import PlanError
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
-from knerex_jax.quantize.bitwidth import WidthRequest, cpu_nodes
-from knerex_jax.quantize.mixing import Side, mac_groups, mac_nodes, settled
-from knerex_jax.quantize.plan import Note
+from knerex_jax.quantize.bitwidth import cpu_nodes
+from knerex_jax.quantize.mixing import mac_groups, mac_nodes, settled
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.planner import Planned, plan_model
+from knerex_jax.quantize.request import Side, WidthRequest
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import Structure, analyse, is_weighted
 from knerex_jax.refine.afford import Limit, afford

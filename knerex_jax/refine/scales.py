@@ -14,9 +14,9 @@ from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
-from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.overrides import Overrides
 from knerex_jax.quantize.planner import Planned, plan_model
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import Structure
 from knerex_jax.refine.noise import NoiseMeter

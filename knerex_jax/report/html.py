@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from knerex_jax.artifacts.stages import finite
-from knerex_jax.quantize.plan import outcome
+from knerex_jax.quantize.note import outcome
 from knerex_jax.report.figures import figures
 from knerex_jax.report.graph import HEIGHT, WIDTH, draw
 from knerex_jax.report.score import number, shortened, with_score

@@ -14,7 +14,8 @@ from knerex_jax.fixedpoint.qformat import QFormat
 from knerex_jax.program.island import routine_digest
 from knerex_jax.program.primitives import Island, Table
 from knerex_jax.program.program import CodeTensor, Program
-from knerex_jax.quantize.plan import Note, QuantPlan
+from knerex_jax.quantize.note import Note
+from knerex_jax.quantize.plan import QuantPlan
 
 
 @pytest.fixture

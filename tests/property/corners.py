@@ -36,8 +36,9 @@ from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.primitives import Table
 from knerex_jax.program.program import Program
 from knerex_jax.quantize.assemble import assemble
-from knerex_jax.quantize.bitwidth import WidthRequest, Widths, assign_widths
+from knerex_jax.quantize.bitwidth import Widths, assign_widths
 from knerex_jax.quantize.plan import QuantPlan
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.quantize.structure import Structure, analyse
 from knerex_jax.targets import TARGETS
 from knerex_jax.targets.machine import MACHINES

@@ -9,8 +9,9 @@ from real_models import oracle_mismatches
 import knerex_jax as kx
 from knerex_jax.graph.ir import Model
 from knerex_jax.passes.pipeline import decompose_model
-from knerex_jax.quantize.bitwidth import WidthRequest, cpu_nodes
+from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.planner import Planned, plan_model
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.quantize.structure import analyse
 from knerex_jax.targets import TARGETS
 

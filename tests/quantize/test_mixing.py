@@ -12,10 +12,10 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.mac import mac_count
-from knerex_jax.quantize.bitwidth import BITS, WidthRequest
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.mixing import mac_groups, mac_nodes, mixed_request
 from knerex_jax.quantize.planner import Planned, plan_model
+from knerex_jax.quantize.request import BITS, WidthRequest
 from knerex_jax.quantize.structure import analyse
 from knerex_jax.targets import TARGETS
 

@@ -16,12 +16,12 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.passes.pipeline import decompose_model
-from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.config import make_config
+from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.overrides import resolve
-from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.quantize.quan_config import read_quan_config
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import analyse
 from knerex_jax.targets import TARGETS

@@ -18,8 +18,8 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
 from knerex_jax.passes.pipeline import decompose_model
-from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.planner import plan_model
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.quantize.structure import is_weighted
 from knerex_jax.refine.afford import Limit
 from knerex_jax.refine.mixed import Candidate, choose_widths, spend, to_db, write_candidates

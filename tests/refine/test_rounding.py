@@ -15,8 +15,8 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
-from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.planner import Planned, plan_model, refine_plan
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.refine.grid import mac_instructions, on_grid, weight_grid, with_codes
 from knerex_jax.refine.lattice import round_lattice
 from knerex_jax.refine.rounding import learn_rounding

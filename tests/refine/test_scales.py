@@ -7,8 +7,8 @@ from planning import EVERY_CHANNEL, exact_ranges, fixed_model, float_values
 
 from knerex_jax.graph.ir import Model
 from knerex_jax.metrics import snr_db
-from knerex_jax.quantize.bitwidth import WidthRequest
 from knerex_jax.quantize.planner import plan_model
+from knerex_jax.quantize.request import WidthRequest
 from knerex_jax.refine.scales import FACTORS, GUARDS, Setting, free_groups, search_scales, setting_overrides
 from knerex_jax.refine.split import held_out
 from knerex_jax.targets import TARGETS
