@@ -3,10 +3,9 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.check import check_model
 from knerex_jax.config_file import RUN_FILE, config_text
 from knerex_jax.counts import read_counts
-from knerex_jax.data.sources import Job, Sample, Source
+from knerex_jax.data.remembered import read_missing, remember
 from knerex_jax.deliver import (
     compile_or_note,
     compiled_row,
@@ -44,10 +43,11 @@ from knerex_jax.flow import (
     open_model,
     ranges_of,
     require,
+    sigmoid_outputs,
 )
 from knerex_jax.graph.ir import Model
 from knerex_jax.improve import Candidate, choose_ranges, refine_best, searched_configs
-from knerex_jax.metrics import snr_db
+from knerex_jax.metrics import behind_sigmoids, snr_db
 from knerex_jax.nef.container import Nef, encode_nef
 from knerex_jax.npu_model import NpuModel
 from knerex_jax.ops import REGISTRY
@@ -87,7 +87,8 @@ class PTQResult:
         repeats the run) -> file; "wqbi" where weights or biases were refined; "nef", "integer_onnx", "qdq_onnx" where
         they can be had (else a note says why not); "dump" if asked for; "metrics" of a fine-tuning. Of several
         processes, the first one has them.
-      snr_db: output name -> SNR in dB on `snr_samples` calibration samples.
+      snr_db: output name -> SNR in dB on `snr_samples` calibration samples; behind its sigmoid where one follows
+        (quantize_mode post_sigmoid).
       plan: formats and notes.
       bit_true_match: whether emulator and simulator of the compiled program gave the same codes; None in mode 1, and
         where the model does not compile (a note says why).
@@ -187,7 +188,7 @@ def _quantized(
         searched = searched_configs(config)
         remembered = LEARN_SAMPLES if searched or config.learns or config.mode == 3 else SNR_SAMPLES
         remembered = remembered if qat is None else max(remembered, qat.train_samples)
-        source, kept = _remember(open_calibration(config.np_txt, decomposed, config), remembered)
+        source, kept = remember(open_calibration(config.np_txt, decomposed, config), remembered)
         report_samples = None if progress is None else lambda done: progress("calibrate", done, source.count)
         if config.counts is None:
             checkpoints = checkpoints_of(folder, decomposed, source, config, also=searched.values(), ops=ops)
@@ -200,7 +201,7 @@ def _quantized(
             measured, calibration_notes = read_counts(config.counts, decomposed, config, ops=ops)
             unread = True
         if unread:
-            _read_missing(source, remembered, kept)
+            read_missing(source, remembered, kept)
     taught = {t: np.stack([kept[i][t] for i in sorted(kept)]) for t in decomposed.graph.inputs}
     samples = {t: a[:LEARN_SAMPLES] for t, a in taught.items()}
     learned: dict[str, Any] = {}
@@ -241,6 +242,8 @@ def _quantized(
         reference = FloatModel(decomposed, ops).run(samples, batch_size=config.batch_size)
         codes = fixed.run(samples, "fixed", batch_size=config.batch_size)
         found = {t: fixed.dequantize(t, codes[t]) for t in decomposed.graph.outputs}
+        behind = sigmoid_outputs(config, decomposed.graph.outputs)
+        reference, found = behind_sigmoids(reference, behind), behind_sigmoids(found, behind)
         snr = {t: snr_db(reference[t], found[t]) for t in found}
     with clock("compile"):
         compiled, notes = compile_or_note(bie, config, progress)
@@ -269,7 +272,7 @@ def _quantized(
         performance=evaluation and evaluation.to_json(), qdq_deviation=exports.deviation, timings_s=clock.seconds,
         sections=sections,
     )  # fmt: skip
-    report["calibration_notes"] = calibration_notes
+    report |= {"calibration_notes": calibration_notes, "behind_sigmoid": list(behind)}
     report = with_score(report)
     nef = None
     if compiled is not None:
@@ -374,27 +377,3 @@ def _qdq(origin: Model, decomposed: Model) -> tuple[Note, ...]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remember(source: Source, count: int) -> tuple[Source, dict[int, Sample]]:
-    """The same source, which keeps its first samples as they are read (a generator cannot be read again for them)."""
-    kept: dict[int, Sample] = {}
-
-    def keep(index: int, job: Job) -> Job:
-        def run() -> Sample:
-            kept[index] = job()
-            return kept[index]
-
-        return run
-
-    def jobs() -> Iterable[Job]:
-        return (keep(i, job) if i < count else job for i, job in enumerate(source.jobs()))
-
-    return replace(source, jobs=jobs), kept
-
-
-def _read_missing(source: Source, count: int, kept: Mapping[int, Sample]) -> None:
-    """Reads those of the first samples that a resumed calibration has left out; the source remembers them."""
-    for index, job in enumerate(islice(source.jobs(), count)):
-        if index not in kept:
-            job()

@@ -1,11 +1,12 @@
 """How close a result is to what it should be: SNR (section 5 of the arithmetic contract), and scores by labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 
 def snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
@@ -13,6 +14,11 @@ def snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
     ref = np.asarray(reference, np.float64)
     noise = float(np.sum((ref - np.asarray(approximate, np.float64)) ** 2))
     return _decibel((float(np.sum(ref**2)), noise))
+
+
+def behind_sigmoids(values: Mapping[str, np.ndarray], outputs: Collection[str]) -> dict[str, np.ndarray]:
+    """The same arrays, and of the outputs named what a sigmoid outside the model makes of them (section 6)."""
+    return {t: expit(v) if t in outputs else v for t, v in values.items()}
 
 
 @dataclass(frozen=True)

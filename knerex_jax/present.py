@@ -65,7 +65,8 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
         )
     for name, snr in result.snr_db.items():
         flag = "" if snr >= 20 else "  [bold red]below 20 dB[/]"
-        console.print(f"SNR of {name}: {snr:.1f} dB on {report['snr_samples']} calibration samples{flag}")
+        behind = " behind its sigmoid" if name in report["behind_sigmoid"] else ""
+        console.print(f"SNR of {name}{behind}: {snr:.1f} dB on {report['snr_samples']} calibration samples{flag}")
     for name, text in scores.items():
         console.print(f"{name}: {text}")
     overflow = report["overflow"]

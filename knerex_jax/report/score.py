@@ -83,9 +83,9 @@ def _alarm(level: Level, what: str, fix: str = "", see: str = "") -> dict[str, s
 def _output(report: Mapping[str, Any], output: str) -> dict[str, Any]:
     """One output: its SNR, and what its channels say."""
     snr = number(report["snr_db"][output])
-    return {"name": output, "snr_db": report["snr_db"][output], "flagged": not snr >= FLAG_BELOW_DB} | dict(
-        report.get("outputs", {}).get(output, {})
-    )
+    behind = output in report.get("behind_sigmoid", ())
+    own = {"name": output, "snr_db": report["snr_db"][output], "behind_sigmoid": behind}
+    return own | {"flagged": not snr >= FLAG_BELOW_DB} | dict(report.get("outputs", {}).get(output, {}))
 
 
 def _alarms(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -137,7 +137,8 @@ def _of_outputs(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
                 "alarm", f"output {output} is constant: whatever the input, the same codes ({snr:.1f} dB)", help
             )
         elif not snr >= FLAG_BELOW_DB:
-            yield _alarm("alarm", f"output {output} has {snr:.1f} dB, below {FLAG_BELOW_DB:g} dB", help)
+            behind = " behind its sigmoid" if output in report.get("behind_sigmoid", ()) else ""
+            yield _alarm("alarm", f"output {output} has {snr:.1f} dB{behind}, below {FLAG_BELOW_DB:g} dB", help)
         if row.get("collapsed") and not row["constant"]:
             named = ", ".join(map(str, row["collapsed_channels"]))
             more = " ..." if row["collapsed"] > len(row["collapsed_channels"]) else ""
