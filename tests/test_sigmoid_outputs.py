@@ -8,7 +8,11 @@ from scipy.special import expit
 
 import knerex_jax as kx
 from knerex_jax.config_file import load_config
+from knerex_jax.diagnose.whatif import WhatIf
+from knerex_jax.quantize.config import make_config
 from knerex_jax.report.score import with_score
+from knerex_jax.sweep.cell import run_cell, share
+from knerex_jax.sweep.grid import Cell
 
 TEXT = """(float[1, 3, 8, 8] x) => (float[1, 64, 4] boxes, float[1, 64, 2] scores)
 <float[4, 3, 1, 1] w, float[2, 3, 1, 1] u, int64[3] four = {1, 64, 4}, int64[3] two = {1, 64, 2}> {
@@ -61,6 +65,23 @@ def test_the_report_measures_them_behind_the_sigmoid(place, result):
     assert result.report["behind_sigmoid"] == ["scores"]
     assert "SNR of scores, behind its sigmoid" in result.paths["report_html"].read_text()
     assert "SNR of boxes<" in result.paths["report_html"].read_text()
+
+
+def test_what_if_measures_alike(place, result):
+    subject = WhatIf.load(place[0] / "out")
+    assert subject.snr_db(subject.base, place[1]) == pytest.approx(dict(result.snr_db), abs=1e-6)
+
+
+def test_a_sweep_measures_alike(place, result):
+    folder, _ = place
+    options = {
+        "p_onnx": str(folder / "detector.onnx"), "np_txt": str(folder / "data.npz"), "platform": "730",
+        "quantize_mode": "post_sigmoid", "sigmoid_outputs": ["scores"],
+    }  # fmt: skip
+    cell = Cell({"platform": "730"}, options, "one")
+    for row in (run_cell(cell, share([make_config(**options)])), run_cell(cell, None)):
+        assert row["status"] == "ok", row
+        assert {t: row[f"snr_db:{t}"] for t in result.snr_db} == {t: round(v, 2) for t, v in result.snr_db.items()}
 
 
 def test_an_alarm_says_where_it_was_measured(result):

@@ -16,7 +16,7 @@ from knerex_jax.diagnose.refined import as_stored, carried_over
 from knerex_jax.emulator.run import Emulator
 from knerex_jax.errors import ArtifactError, ConfigError, PlanError
 from knerex_jax.graph.ir import Model
-from knerex_jax.metrics import snr_db
+from knerex_jax.metrics import behind_sigmoids, snr_db
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
@@ -66,6 +66,7 @@ class WhatIf:
       policy: how ranges were widened.
       quan_config: the overrides it was made with.
       registry: operator records.
+      behind_sigmoid: outputs whose SNR is measured behind a sigmoid.
     """
 
     model: Model
@@ -74,6 +75,7 @@ class WhatIf:
     policy: RangePolicy = field(default_factory=RangePolicy)
     quan_config: QuanConfig = field(default_factory=dict, hash=False)
     registry: Mapping[str, OpDef] = field(default_factory=lambda: REGISTRY, repr=False, hash=False)
+    behind_sigmoid: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folder: str | Path, *, ops: Mapping[str, OpDef] = REGISTRY) -> "WhatIf":
@@ -109,7 +111,7 @@ class WhatIf:
                 fix="quantize again with this version",
             )  # fmt: skip
         planned = as_stored(planned, bie.constants, ops) if refined else planned
-        return cls(model, ranges, planned, policy, quan_config, ops)
+        return cls(model, ranges, planned, policy, quan_config, ops, tuple(report.get("behind_sigmoid", ())))
 
     @cached_property
     def base(self) -> Trial:
@@ -136,7 +138,7 @@ class WhatIf:
         return self._trial(carried_over(self.planned, planned, self.registry))
 
     def snr_db(self, trial: Trial, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, float]:
-        """SNR of every output against the float model, in dB.
+        """SNR of every output against the float model, in dB; behind its sigmoid where one follows.
 
         Args:
           trial: of this plan or a changed one.
@@ -145,7 +147,8 @@ class WhatIf:
         """
         reference = self._float.run(inputs, batch_size=batch_size)
         found = trial.fixed.run(inputs, batch_size=batch_size)
-        return {t: snr_db(reference[t], found[t]) for t in reference}
+        wanted, made = (behind_sigmoids(v, self.behind_sigmoid) for v in (reference, found))
+        return {t: snr_db(wanted[t], made[t]) for t in wanted}
 
     @property
     def compiled(self) -> int:
