@@ -9,20 +9,22 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from jax import Array, lax
 
 from knerex_jax.emulator.host import island_outputs
-from knerex_jax.emulator.methods import Method, Methods, Shift
+from knerex_jax.emulator.methods import Method, Methods, Scale, Shift
+from knerex_jax.emulator.order import channels_last, inside, joined, outside
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.products import (
     Sums,
     batched_dot,
-    channels_first,
-    channels_last,
     combine,
     conv_sums,
     dense_sums,
@@ -115,8 +117,45 @@ def run_instruction(
     """The tensors that one instruction makes; `shared`: several instructions read its output, compute it once."""
     if isinstance(i, Island):
         return dict(zip(i.outputs, island_outputs(i, program, c, codes), strict=True))
-    made = _RULES[i.rule](i, method, c, *(codes[t] for t in i.inputs))
-    return {i.output: stored(made) if shared else made}
+    return {i.output: _compute(_anonymous(i), method, shared)(_read(c, method), *(codes[t] for t in i.inputs))}
+
+
+_SHIFTS: dict[Shift, tuple[str, ...]] = {"none": (), "add": ("right", "round"), "any": ("n",)}
+_SCALES: dict[Scale, tuple[str, ...]] = {"split": ("m", "round", "right"), "presplit": ("m", "pre", "round", "right")}
+
+
+def _read(c: _P, method: Method) -> dict[str, Any]:
+    """What a method reads of an instruction's parameters; the others would cost as arguments of its function."""
+
+    def shift(made: _P, form: Shift) -> dict[str, Any]:
+        return {k: made[k] for k in ("m", *_SHIFTS[form]) if k in made}
+
+    kept = dict(c)
+    for key, form in {"n1": method.entry, "n": method.shift}.items():
+        if key in c:
+            kept[key] = shift(c[key], form)
+    for key in {"operands", "n_in"} & set(c):
+        kept[key] = [shift(made, method.entry) for made in c[key]]
+    if "out" in c:
+        scaled = "m" in c["out"] and not method.wide
+        kept["out"] = {k: c["out"][k] for k in (_SCALES[method.scale] if scaled else ("m", "n")) if k in c["out"]}
+    return kept
+
+
+def _anonymous(i: Primitive) -> Primitive:
+    """An instruction without its place in a program: equal ones differ in their integers alone."""
+    return msgspec.structs.replace(i, name="", nodes=(), inputs=(), output="")
+
+
+@lru_cache(maxsize=4096)
+def _compute(i: Primitive, method: Method, shared: bool) -> Callable[..., Array]:
+    """(parameters, operands) -> codes; a function of its own, so that equal instructions are traced once."""
+
+    def compute(c: _P, *operands: Array) -> Array:
+        made = outside(i, _RULES[i.rule](i, method, c, *operands))
+        return stored(made) if shared else made
+
+    return jax.jit(joined(i, compute))
 
 
 def quantize_input(x: Array, factor: Array, bits: int) -> Array:
@@ -147,12 +186,12 @@ def _mac(i: Mac, method: Method, c: _P, x: Array) -> Array:
 
 
 def mac_sums(i: Mac, method: Method, c: _P, x: Array) -> Sums:
-    """The sums of products of a mac, int32; nothing but the weights and the codes enters."""
+    """The sums of products of a mac, int32, in the axes it computes in; only the weights and the codes enter."""
     return _SUMS[i.kind](x, c["weight"], i, method)
 
 
 def accumulator(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
-    """The value p of a mac, bias included, before its activation.
+    """The value p of a mac, bias included, before its activation, in the axes it computes in (`order.outside`).
 
     int32, or int64 where the method is wide, inside `exact64()` then.
     """
@@ -163,7 +202,7 @@ def accumulator(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
 
 
 def finish_mac(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
-    """Output codes of a mac from its sums of products."""
+    """Output codes of a mac from its sums of products, in the same axes."""
     with _integers(method.wide):
         p = accumulator(i, method, c, sums)
         p = _leak(p, c, i.psum_bits) if i.act == "leaky" else p
@@ -229,12 +268,12 @@ _SUMS: dict[str, Callable[..., Sums]] = {
     "conv": conv_sums,
     "conv_transpose": conv_sums,
     "dense": dense_sums,
-    "diagonal": lambda x, weight, i, method: [(0, multiply(cast(x, jnp.int32), weight))],
+    "diagonal": lambda x, weight, i, method: [(0, multiply(cast(inside(i, x)[0], jnp.int32), weight))],
 }
 
 
 def _activate(i: Activate, method: Method, c: _P, x: Array) -> Array:
-    x = cast(x, jnp.int32)
+    x = cast(inside(i, x)[0], jnp.int32)
     x = _leak(x, c, i.x_bits) if i.act == "leaky" else x
     x = {"neg": lax.neg, "abs": lax.abs}.get(i.act, lambda x: x)(x)
     return _limited(i, c, _shr(x, c["n"], method.shift))
@@ -244,11 +283,10 @@ def _activate(i: Activate, method: Method, c: _P, x: Array) -> Array:
 
 
 def _align(i: Align, method: Method, c: _P, *xs: Array) -> Array:
-    rank = max(x.ndim for x in xs)
     with _integers(method.wide):
         total = None
-        for x, k, sign in zip(xs, c["operands"], i.signs, strict=True):
-            v = lax.reshape(cast(x, jnp.int32), (1,) * (rank - x.ndim) + x.shape)
+        for x, k, sign in zip(inside(i, *xs), c["operands"], i.signs, strict=True):
+            v = cast(x, jnp.int32)
             v = multiply(v, k["m"]) if i.free else v
             v = _shr(to_int64(v) if method.wide else v, k, method.entry)
             v = _in_register(v, i.psum_bits, c) if method.saturates else v
@@ -263,7 +301,8 @@ _COMBINE: dict[str, Callable[[Array, Array], Array]] = {"add": add, "max": large
 
 
 def _mul(i: Mul, method: Method, c: _P, a: Array, b: Array) -> Array:
-    return _codes(_shr(multiply(cast(a, jnp.int32), cast(b, jnp.int32)), c["n"], method.shift), i, c)
+    a, b = (cast(x, jnp.int32) for x in inside(i, a, b))
+    return _codes(_shr(multiply(a, b), c["n"], method.shift), i, c)
 
 
 def _matmul(i: MatMul, method: Method, c: _P, a: Array, b: Array) -> Array:
@@ -295,7 +334,6 @@ def _poolsum(i: PoolSum, method: Method, c: _P, x: Array) -> Array:
         for tap in _windows(x, i.window, 0):
             total = cast(tap, jnp.int32) if total is None else lax.add(total, cast(tap, jnp.int32))
         assert total is not None
-        total = channels_first(total)
     assert not method.wide, f"{i.name}: more than 2**17 codes in one sum"
     return _codes(_scaled(total, i, method, c["out"]) if i.mean else _shr(total, c["n"], method.shift), i, c)
 
@@ -308,7 +346,6 @@ def _maxpool(i: MaxPool, method: Method, c: _P, x: Array) -> Array:
         for tap in _windows(x, i.window, data_limits(i.x_bits)[0]):
             most = tap if most is None else lax.max(most, tap)
         assert most is not None
-        most = channels_first(most)
     return _recode(most, i, method, c, i.x_bits)
 
 
@@ -378,7 +415,7 @@ def _lookup(i: Lookup, method: Method, c: _P, x: Array) -> Array:
 
 
 def _table(i: Table, method: Method, c: _P, x: Array) -> Array:
-    index = add(cast(x, jnp.int32), -data_limits(i.x_bits)[0])
+    index = add(cast(inside(i, x)[0], jnp.int32), -data_limits(i.x_bits)[0])
     return c["table"].at[index].get(mode="promise_in_bounds")
 
 
