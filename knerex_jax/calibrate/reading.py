@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from knerex_jax.calibrate.checkpoint import Partial
 from knerex_jax.calibrate.observers import Extremes, Histogram, Observer, fold, merge
+from knerex_jax.emulator.stream import reading_options
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
 from knerex_jax.parallel import processes
@@ -157,7 +158,8 @@ def compile_step(measurement: Measurement, observers: Observers) -> Step:
         return _stacked(step(jax.tree.map(lambda a: a[0], states), params, inputs, valid[0]))
 
     many = over_devices(own, measurement.mesh, (SPLIT, SHARED, SPLIT, SPLIT))
-    return jax.jit(many if measurement.mesh else step, donate_argnums=0)
+    options = reading_options(jax.default_backend())
+    return jax.jit(many if measurement.mesh else step, donate_argnums=0, compiler_options=options)
 
 
 def _stacked(tree: Any) -> Any:

@@ -76,6 +76,15 @@ def compiler_options(backend: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
+def reading_options(backend: str) -> dict[str, Any]:
+    """Options for a step that reads data once or twice: less time to compile, the same time to run, the same results.
+
+    Not below 2: from there on the compiler rounds other sums, and counts of a calibration change.
+    """
+    return _known({"xla_backend_optimization_level": 2} if backend == "cpu" else {})
+
+
+@lru_cache(maxsize=8)
 def quick_options(backend: str) -> dict[str, Any]:
     """Options for a step that runs only a few times: half the time to compile, for slower code with the same results.
 
