@@ -18,11 +18,11 @@ from jax.sharding import Mesh
 
 from knerex_jax.calibrate.checkpoint import Partial
 from knerex_jax.calibrate.observers import Extremes, Histogram, Observer, fold, merge
-from knerex_jax.emulator.stream import reading_options
 from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
 from knerex_jax.parallel import processes
 from knerex_jax.parallel.devices import SHARED, SPLIT, device_count, over_devices, parts_of, replicated, split
+from knerex_jax.parallel.options import reading_options
 
 FloatFn = Callable[[Any, Mapping[str, Array]], Mapping[str, Array]]
 Batch = dict[str, np.ndarray]

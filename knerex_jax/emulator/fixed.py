@@ -9,18 +9,16 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import lru_cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 from jax import Array, lax
 
 from knerex_jax.emulator.host import island_outputs
-from knerex_jax.emulator.methods import Method, Methods, Scale, Shift
-from knerex_jax.emulator.order import channels_last, inside, joined, outside
+from knerex_jax.emulator.methods import Method, Methods, Shift
+from knerex_jax.emulator.order import channels_last, inside
+from knerex_jax.emulator.outline import computed
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.products import (
     Sums,
@@ -28,7 +26,6 @@ from knerex_jax.emulator.products import (
     combine,
     conv_sums,
     dense_sums,
-    stored,
     window_taps,
 )
 from knerex_jax.fixedpoint.arith import (
@@ -117,45 +114,8 @@ def run_instruction(
     """The tensors that one instruction makes; `shared`: several instructions read its output, compute it once."""
     if isinstance(i, Island):
         return dict(zip(i.outputs, island_outputs(i, program, c, codes), strict=True))
-    return {i.output: _compute(_anonymous(i), method, shared)(_read(c, method), *(codes[t] for t in i.inputs))}
-
-
-_SHIFTS: dict[Shift, tuple[str, ...]] = {"none": (), "add": ("right", "round"), "any": ("n",)}
-_SCALES: dict[Scale, tuple[str, ...]] = {"split": ("m", "round", "right"), "presplit": ("m", "pre", "round", "right")}
-
-
-def _read(c: _P, method: Method) -> dict[str, Any]:
-    """What a method reads of an instruction's parameters; the others would cost as arguments of its function."""
-
-    def shift(made: _P, form: Shift) -> dict[str, Any]:
-        return {k: made[k] for k in ("m", *_SHIFTS[form]) if k in made}
-
-    kept = dict(c)
-    for key, form in {"n1": method.entry, "n": method.shift}.items():
-        if key in c:
-            kept[key] = shift(c[key], form)
-    for key in {"operands", "n_in"} & set(c):
-        kept[key] = [shift(made, method.entry) for made in c[key]]
-    if "out" in c:
-        scaled = "m" in c["out"] and not method.wide
-        kept["out"] = {k: c["out"][k] for k in (_SCALES[method.scale] if scaled else ("m", "n")) if k in c["out"]}
-    return kept
-
-
-def _anonymous(i: Primitive) -> Primitive:
-    """An instruction without its place in a program: equal ones differ in their integers alone."""
-    return msgspec.structs.replace(i, name="", nodes=(), inputs=(), output="")
-
-
-@lru_cache(maxsize=4096)
-def _compute(i: Primitive, method: Method, shared: bool) -> Callable[..., Array]:
-    """(parameters, operands) -> codes; a function of its own, so that equal instructions are traced once."""
-
-    def compute(c: _P, *operands: Array) -> Array:
-        made = outside(i, _RULES[i.rule](i, method, c, *operands))
-        return stored(made) if shared else made
-
-    return jax.jit(joined(i, compute))
+    operands = [codes[t] for t in i.inputs]
+    return {i.output: computed(_RULES[i.rule], i, method, c, operands, shared=shared)}
 
 
 def quantize_input(x: Array, factor: Array, bits: int) -> Array:

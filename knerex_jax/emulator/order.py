@@ -7,18 +7,10 @@ dozen, and every such step is a sweep over the whole program (a chain of 250 nod
 time).
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import numpy as np
 from jax import Array, lax
-from jax.custom_batching import custom_vmap
 
 from knerex_jax.program.primitives import Primitive
-
-Compute = Callable[..., Array]
-"""(parameters, operands) -> codes."""
 
 _ELEMENTWISE = ("act", "align", "mul", "table")
 
@@ -55,24 +47,3 @@ def channels_first(x: Array) -> Array:
 def turned_constant(values: np.ndarray) -> np.ndarray:
     """A constant that broadcasts against [N, C, *spatial], for [N, *spatial, C]."""
     return np.moveaxis(values, 1, -1)
-
-
-def joined(i: Primitive, compute: Compute) -> Compute:
-    """Gives what computes an instruction on images its rule under vmap: samples join the batch axis of the model.
-
-    By itself every operation would get one more axis, and every constant be spread over it apart. Plans, and operands
-    that not all samples have, are mapped as usual.
-    """
-    mapped = custom_vmap(compute)
-
-    @mapped.def_vmap
-    def _rule(size: int, batched: Any, c: Any, *operands: Array) -> tuple[Array, bool]:
-        ranks = {x.ndim - 1 for x in operands}
-        alike = len(ranks) == 1 and all(batched[1:]) and not any(jax.tree.leaves(batched[0]))
-        if alike and is_turned(i, *ranks) and all(x.shape[1] == 1 for x in operands):
-            made = mapped(c, *(lax.reshape(x, (size, *x.shape[2:])) for x in operands))
-            return lax.reshape(made, (size, 1, *made.shape[1:])), True
-        axes = jax.tree.map(lambda b: 0 if b else None, batched)
-        return jax.vmap(compute, axes, axis_size=size)(c, *operands), True
-
-    return mapped
