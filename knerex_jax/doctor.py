@@ -19,13 +19,13 @@ from knerex_jax import embedded
 from knerex_jax.artifacts.bie import Bie
 from knerex_jax.artifacts.report import versions
 from knerex_jax.emulator.methods import Method
+from knerex_jax.emulator.stream import compiler_options
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.files import cache_dir
 from knerex_jax.fixedpoint.qformat import ARITH_VERSION
 from knerex_jax.flow import decompose_onnx
 from knerex_jax.match import bit_true_match
 from knerex_jax.npu_model import NpuModel, compile_bie
-from knerex_jax.parallel.options import compiler_options
 from knerex_jax.performance.nominal import nominal_plan
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.config import PTQConfig

@@ -22,7 +22,6 @@ from knerex_jax.errors import ConfigError, ModelError
 from knerex_jax.graph.ir import TensorType
 from knerex_jax.parallel import processes
 from knerex_jax.parallel.devices import SHARED, SPLIT, device_count, over_devices, parts_of, replicated, split
-from knerex_jax.parallel.options import reading_options
 
 FloatFn = Callable[[Any, Mapping[str, Array]], Mapping[str, Array]]
 Batch = dict[str, np.ndarray]
@@ -158,8 +157,7 @@ def compile_step(measurement: Measurement, observers: Observers) -> Step:
         return _stacked(step(jax.tree.map(lambda a: a[0], states), params, inputs, valid[0]))
 
     many = over_devices(own, measurement.mesh, (SPLIT, SHARED, SPLIT, SPLIT))
-    options = reading_options(jax.default_backend())
-    return jax.jit(many if measurement.mesh else step, donate_argnums=0, compiler_options=options)
+    return jax.jit(many if measurement.mesh else step, donate_argnums=0)
 
 
 def _stacked(tree: Any) -> Any:

@@ -17,11 +17,11 @@ from knerex_jax.data.sources import stack_inputs
 from knerex_jax.diagnose.measure import TensorSums
 from knerex_jax.emulator.fixed import quantize_input, run_instruction
 from knerex_jax.emulator.prepare import prepare
+from knerex_jax.emulator.stream import quick_options
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops.opdef import OpDef
-from knerex_jax.parallel.options import quick_options
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.program import Constants, Program
 from knerex_jax.quantize.planner import Planned

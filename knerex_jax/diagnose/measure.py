@@ -15,12 +15,12 @@ from knerex_jax.diagnose.frozen import Frozen, Offsets, freeze_errors
 from knerex_jax.diagnose.inject import ROUNDS, Injection, explains, injector, largest
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.prepare import prepare
+from knerex_jax.emulator.stream import compiler_options
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops.build import softmax_difference
 from knerex_jax.ops.opdef import OpDef
-from knerex_jax.parallel.options import compiler_options
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.program import Constants, Program
 from knerex_jax.quantize.planner import Planned

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -63,3 +64,33 @@ def at_once(sizes: Iterable[int], budget_bytes: int | None = None) -> int:
     budget_bytes = budget_bytes or _BUDGETS.get(jax.default_backend(), _OTHER_BUDGET)
     largest = max(sizes, default=1)  # none where every output is an input
     return 1 << (max(1, min(64, budget_bytes // largest)).bit_length() - 1)
+
+
+@lru_cache(maxsize=8)
+def compiler_options(backend: str) -> dict[str, Any]:
+    """Options for `jax.jit` that make the emulator faster, as far as this jaxlib knows them; they change no code.
+
+    CPU: vectors of 512 bits where the machine has them (x86 compilers prefer 256). MobileNetV2: 8 % less CPU time.
+    """
+    return _known({"xla_cpu_prefer_vector_width": 512} if backend == "cpu" else {})
+
+
+@lru_cache(maxsize=8)
+def quick_options(backend: str) -> dict[str, Any]:
+    """Options for a step that runs only a few times: half the time to compile, for slower code with the same results.
+
+    MobileNetV2, all tensors as results, CPU time: 9 s instead of 16 s to compile, 0.33 s instead of 0.1 s a sample.
+    """
+    return _known({"xla_backend_optimization_level": 0} if backend == "cpu" else {})
+
+
+def _known(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that this jaxlib knows."""
+    known = {}
+    for option, value in wanted.items():
+        try:
+            jax.jit(lambda x: x, compiler_options={option: value}).lower(jax.ShapeDtypeStruct((), "int32")).compile()
+        except jax.errors.JaxRuntimeError:
+            continue
+        known[option] = value
+    return known

@@ -9,9 +9,8 @@ import numpy as np
 from knerex_jax.emulator.fixed import quantize_input, run_instruction
 from knerex_jax.emulator.methods import Methods
 from knerex_jax.emulator.prepare import Params, prepare
-from knerex_jax.emulator.stream import samples_at_once
+from knerex_jax.emulator.stream import compiler_options, samples_at_once
 from knerex_jax.emulator.trust import methods_here
-from knerex_jax.parallel.options import compiler_options
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.primitives import Instruction, Island, Primitive
 from knerex_jax.program.program import Constants, Program

@@ -11,9 +11,9 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from knerex_jax.emulator.methods import Methods
+from knerex_jax.emulator.stream import compiler_options
 from knerex_jax.errors import ConfigError
 from knerex_jax.parallel.devices import AXIS, SHARED, SPLIT, first_devices, over_devices
-from knerex_jax.parallel.options import compiler_options
 from knerex_jax.qat.config import QATConfig
 from knerex_jax.qat.forward import Coded, lower_codes, lower_training
 from knerex_jax.qat.objective import Objective

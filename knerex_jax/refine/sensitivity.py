@@ -11,7 +11,7 @@ import numpy as np
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods
-from knerex_jax.emulator.stream import over_samples, samples_at_once
+from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.emulator.wide import embed, widen
 from knerex_jax.errors import ConfigError
@@ -19,7 +19,6 @@ from knerex_jax.graph.ir import Graph, Model, Node
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops.build import softmax_difference
 from knerex_jax.ops.opdef import OpDef
-from knerex_jax.parallel.options import compiler_options
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.program.program import Constants, Program
 from knerex_jax.quantize.planner import Planned
