@@ -74,7 +74,7 @@ def _joined(i: Primitive, compute: Callable[..., Array]) -> Callable[..., Array]
         ranks = {x.ndim - 1 for x in operands}
         alike = len(ranks) == 1 and all(batched[1:]) and not any(jax.tree.leaves(batched[0]))
         if alike and is_turned(i, *ranks) and all(x.shape[1] == 1 for x in operands):
-            made = mapped(c, *(lax.reshape(x, (size, *x.shape[2:])) for x in operands))
+            made = compute(c, *(lax.reshape(x, (size, *x.shape[2:])) for x in operands))
             return lax.reshape(made, (size, 1, *made.shape[1:])), True
         axes = jax.tree.map(lambda b: 0 if b else None, batched)
         return jax.vmap(compute, axes, axis_size=size)(c, *operands), True

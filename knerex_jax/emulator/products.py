@@ -140,7 +140,7 @@ def _by_conv(x: Array, weights: list[Array], method: Method, g: Geometry) -> lis
     terms = method.terms // math.prod(g.kernel)
     assert terms, f"a window of {g.kernel} is too large for {method.engine}"
     product, (size, outputs) = _conv(g.strides, g.dilations, method.engine), weights[0].shape[-2:]
-    blocks = [lax.slice_in_dim(x, b * size, (b + 1) * size, axis=-1) for b in range(g.blocks)]
+    blocks = [lax.slice_in_dim(x, b * size, (b + 1) * size, axis=-1) for b in range(g.blocks)] if g.blocks > 1 else [x]
     if max(size, outputs) <= _SLOW_CHANNELS:
         extra = [(0, 0, 0)] * (weights[0].ndim - 1) + [(0, _SLOW_CHANNELS + 4 - outputs, 0)]
         weights = [lax.pad(w, np.zeros((), w.dtype), extra) for w in weights]
