@@ -17,16 +17,15 @@ from jax import Array, lax
 
 from knerex_jax.emulator.host import island_outputs
 from knerex_jax.emulator.methods import Method, Methods, Shift
+from knerex_jax.emulator.order import channels_last, inside
+from knerex_jax.emulator.outline import computed
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.products import (
     Sums,
     batched_dot,
-    channels_first,
-    channels_last,
     combine,
     conv_sums,
     dense_sums,
-    stored,
     window_taps,
 )
 from knerex_jax.fixedpoint.arith import (
@@ -115,8 +114,8 @@ def run_instruction(
     """The tensors that one instruction makes; `shared`: several instructions read its output, compute it once."""
     if isinstance(i, Island):
         return dict(zip(i.outputs, island_outputs(i, program, c, codes), strict=True))
-    made = _RULES[i.rule](i, method, c, *(codes[t] for t in i.inputs))
-    return {i.output: stored(made) if shared else made}
+    operands = [codes[t] for t in i.inputs]
+    return {i.output: computed(_RULES[i.rule], i, method, c, operands, shared=shared)}
 
 
 def quantize_input(x: Array, factor: Array, bits: int) -> Array:
@@ -147,12 +146,12 @@ def _mac(i: Mac, method: Method, c: _P, x: Array) -> Array:
 
 
 def mac_sums(i: Mac, method: Method, c: _P, x: Array) -> Sums:
-    """The sums of products of a mac, int32; nothing but the weights and the codes enters."""
+    """The sums of products of a mac, int32, in the axes it computes in; only the weights and the codes enter."""
     return _SUMS[i.kind](x, c["weight"], i, method)
 
 
 def accumulator(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
-    """The value p of a mac, bias included, before its activation.
+    """The value p of a mac, bias included, before its activation, in the axes it computes in (`order.outside`).
 
     int32, or int64 where the method is wide, inside `exact64()` then.
     """
@@ -163,7 +162,7 @@ def accumulator(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
 
 
 def finish_mac(i: Mac, method: Method, c: _P, sums: Sums) -> Array:
-    """Output codes of a mac from its sums of products."""
+    """Output codes of a mac from its sums of products, in the same axes."""
     with _integers(method.wide):
         p = accumulator(i, method, c, sums)
         p = _leak(p, c, i.psum_bits) if i.act == "leaky" else p
@@ -229,12 +228,12 @@ _SUMS: dict[str, Callable[..., Sums]] = {
     "conv": conv_sums,
     "conv_transpose": conv_sums,
     "dense": dense_sums,
-    "diagonal": lambda x, weight, i, method: [(0, multiply(cast(x, jnp.int32), weight))],
+    "diagonal": lambda x, weight, i, method: [(0, multiply(cast(inside(i, x)[0], jnp.int32), weight))],
 }
 
 
 def _activate(i: Activate, method: Method, c: _P, x: Array) -> Array:
-    x = cast(x, jnp.int32)
+    x = cast(inside(i, x)[0], jnp.int32)
     x = _leak(x, c, i.x_bits) if i.act == "leaky" else x
     x = {"neg": lax.neg, "abs": lax.abs}.get(i.act, lambda x: x)(x)
     return _limited(i, c, _shr(x, c["n"], method.shift))
@@ -244,11 +243,10 @@ def _activate(i: Activate, method: Method, c: _P, x: Array) -> Array:
 
 
 def _align(i: Align, method: Method, c: _P, *xs: Array) -> Array:
-    rank = max(x.ndim for x in xs)
     with _integers(method.wide):
         total = None
-        for x, k, sign in zip(xs, c["operands"], i.signs, strict=True):
-            v = lax.reshape(cast(x, jnp.int32), (1,) * (rank - x.ndim) + x.shape)
+        for x, k, sign in zip(inside(i, *xs), c["operands"], i.signs, strict=True):
+            v = cast(x, jnp.int32)
             v = multiply(v, k["m"]) if i.free else v
             v = _shr(to_int64(v) if method.wide else v, k, method.entry)
             v = _in_register(v, i.psum_bits, c) if method.saturates else v
@@ -263,7 +261,8 @@ _COMBINE: dict[str, Callable[[Array, Array], Array]] = {"add": add, "max": large
 
 
 def _mul(i: Mul, method: Method, c: _P, a: Array, b: Array) -> Array:
-    return _codes(_shr(multiply(cast(a, jnp.int32), cast(b, jnp.int32)), c["n"], method.shift), i, c)
+    a, b = (cast(x, jnp.int32) for x in inside(i, a, b))
+    return _codes(_shr(multiply(a, b), c["n"], method.shift), i, c)
 
 
 def _matmul(i: MatMul, method: Method, c: _P, a: Array, b: Array) -> Array:
@@ -295,7 +294,6 @@ def _poolsum(i: PoolSum, method: Method, c: _P, x: Array) -> Array:
         for tap in _windows(x, i.window, 0):
             total = cast(tap, jnp.int32) if total is None else lax.add(total, cast(tap, jnp.int32))
         assert total is not None
-        total = channels_first(total)
     assert not method.wide, f"{i.name}: more than 2**17 codes in one sum"
     return _codes(_scaled(total, i, method, c["out"]) if i.mean else _shr(total, c["n"], method.shift), i, c)
 
@@ -308,7 +306,6 @@ def _maxpool(i: MaxPool, method: Method, c: _P, x: Array) -> Array:
         for tap in _windows(x, i.window, data_limits(i.x_bits)[0]):
             most = tap if most is None else lax.max(most, tap)
         assert most is not None
-        most = channels_first(most)
     return _recode(most, i, method, c, i.x_bits)
 
 
@@ -378,7 +375,7 @@ def _lookup(i: Lookup, method: Method, c: _P, x: Array) -> Array:
 
 
 def _table(i: Table, method: Method, c: _P, x: Array) -> Array:
-    index = add(cast(x, jnp.int32), -data_limits(i.x_bits)[0])
+    index = add(cast(inside(i, x)[0], jnp.int32), -data_limits(i.x_bits)[0])
     return c["table"].at[index].get(mode="promise_in_bounds")
 
 

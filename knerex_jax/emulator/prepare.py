@@ -7,6 +7,7 @@ import numpy as np
 
 from knerex_jax.emulator.geometry import arrange_weight
 from knerex_jax.emulator.host import device_dtype
+from knerex_jax.emulator.order import is_turned, turned_constant
 from knerex_jax.fixedpoint.arith import exact_shr, multiplier_constants, shift_constants, split48
 from knerex_jax.fixedpoint.qformat import data_limits
 from knerex_jax.program.primitives import (
@@ -77,7 +78,16 @@ def _along(values: np.ndarray, axis: int | None, shape: tuple[int, ...]) -> np.n
 
 
 def _along_output(i: Primitive, types: _Types, values: np.ndarray) -> np.ndarray:
-    return _along(np.asarray(values), i.axis, types[i.output].shape)
+    """Per-channel values in the axes that the instruction computes in."""
+    shape = types[i.output].shape
+    return _inside(i, _along(np.asarray(values), i.axis, shape))
+
+
+def _inside(i: Primitive, values: np.ndarray) -> np.ndarray:
+    """A constant of the rank of its result in the axes that the instruction computes in, leading ones left out."""
+    values = turned_constant(values) if is_turned(i, values.ndim) else values
+    leading = next((k for k, n in enumerate(values.shape) if n != 1), values.ndim)
+    return values.reshape(values.shape[leading:])
 
 
 def _shift(i: Primitive, c: _Integers, types: _Types) -> dict[str, Any]:
@@ -143,8 +153,8 @@ def _poolsum(i: PoolSum, c: _Integers, types: _Types) -> dict[str, Any]:
     rank = len(types[i.output].shape)
     e, m = (np.asarray(c[k], np.int64) for k in ("e", "m"))
     lead = (1,) * (rank - e.ndim)
-    n = _along_output(i, types, np.asarray(c["n"], np.int64)) + e.reshape(*lead, *e.shape)
-    return {"out": multiplier_constants(m.reshape(*lead, *m.shape), n)}
+    e, m = (_inside(i, v.reshape(*lead, *v.shape)) for v in (e, m))
+    return {"out": multiplier_constants(m, _along_output(i, types, np.asarray(c["n"], np.int64)) + e)}
 
 
 def _move(i: Move, c: _Integers, types: _Types) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Exact sums of products of codes and weights: convolutions and dots on 8-bit operands.
 
 Operands of 15 bits are split into two 8-bit planes, so that every product below is one of 8 bits by 8 bits and every
-sum an int32; a result is a list of (left shift, int32 array) whose shifted sum is the accumulator. Arrays have the
-layout of ONNX outside and channels last inside; the compiler cancels the transposes between neighbours.
+sum an int32; a result is a list of (left shift, int32 array) whose shifted sum is the accumulator. Codes have the
+layout of ONNX; convolutions compute, and give their sums, channels last (`emulator.order`).
 
 Under `vmap`, samples join the batch axis and plans are looped over: a convolution whose weights are batched would
 otherwise become a grouped one, which is many times slower.
@@ -22,6 +22,7 @@ from jax.custom_batching import custom_vmap
 
 from knerex_jax.emulator.geometry import Geometry, Taps, geometry
 from knerex_jax.emulator.methods import Engine, Method
+from knerex_jax.emulator.order import channels_first, channels_last
 from knerex_jax.fixedpoint.arith import to_int64
 from knerex_jax.fixedpoint.lanes import add, both, cast, multiply, shift_left, shift_right
 from knerex_jax.program.primitives import Mac
@@ -53,7 +54,7 @@ def dense_sums(x: Array, weight: Array, i: Mac, method: Method) -> Sums:
 
 
 def conv_sums(x: Array, weight: Array, i: Mac, method: Method) -> Sums:
-    """Sums over a window: x [N, C, *spatial] with an arranged weight -> [N, O, *spatial]; zeros around the input."""
+    """Sums over a window: x [N, C, *spatial] with an arranged weight -> [N, *spatial, O]; zeros around the input."""
     taps = method.form == "taps"
     outputs = math.prod(weight.shape[1:]) if taps else weight.shape[0] * weight.shape[-1]
     g = geometry(i, x.shape, outputs)
@@ -67,8 +68,8 @@ def conv_sums(x: Array, weight: Array, i: Mac, method: Method) -> Sums:
     for shift, plane in planes:
         plane = _quads(plane, g) if few else _padded(plane, g)
         made = _FORMS[method.form](plane, [w for _, w in weights], method, g)
-        sums += [(shift + s, channels_first(a)) for (s, _), a in zip(weights, made, strict=True)]
-    return [(shift, a if rank > 3 else a[:, :, 0]) for shift, a in _merged(sums)]
+        sums += [(shift + s, a) for (s, _), a in zip(weights, made, strict=True)]
+    return [(shift, a if rank > 3 else a[:, 0]) for shift, a in _merged(sums)]
 
 
 def stored(x: Array) -> Array:
@@ -96,16 +97,6 @@ def _quads(x: Array, g: Geometry) -> Array:
         word = byte if word is None else lax.bitwise_or(word, byte)
     assert word is not None
     return lax.bitcast_convert_type(lax.pad(word, np.int32(0), [(0, 0, 0), *g.pads]), jnp.int8)
-
-
-def channels_last(x: Array) -> Array:
-    """[N, C, *spatial] -> [N, *spatial, C]."""
-    return lax.transpose(x, (0, *range(2, x.ndim), 1))
-
-
-def channels_first(x: Array) -> Array:
-    """[N, *spatial, C] -> [N, C, *spatial]."""
-    return lax.transpose(x, (0, x.ndim - 1, *range(1, x.ndim - 1)))
 
 
 def window_taps(x: Array, kernel: Taps, strides: Taps, dilations: Taps, out: Taps) -> list[Array]:
@@ -149,7 +140,7 @@ def _by_conv(x: Array, weights: list[Array], method: Method, g: Geometry) -> lis
     terms = method.terms // math.prod(g.kernel)
     assert terms, f"a window of {g.kernel} is too large for {method.engine}"
     product, (size, outputs) = _conv(g.strides, g.dilations, method.engine), weights[0].shape[-2:]
-    blocks = [lax.slice_in_dim(x, b * size, (b + 1) * size, axis=-1) for b in range(g.blocks)]
+    blocks = [lax.slice_in_dim(x, b * size, (b + 1) * size, axis=-1) for b in range(g.blocks)] if g.blocks > 1 else [x]
     if max(size, outputs) <= _SLOW_CHANNELS:
         extra = [(0, 0, 0)] * (weights[0].ndim - 1) + [(0, _SLOW_CHANNELS + 4 - outputs, 0)]
         weights = [lax.pad(w, np.zeros((), w.dtype), extra) for w in weights]

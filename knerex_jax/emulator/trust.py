@@ -151,5 +151,6 @@ def _expected(i: Mac, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
             )
             total += block[(slice(None), *places)] @ weight[(b, *tap)].astype(np.float64)
         parts.append(total)
-    y = np.moveaxis(np.concatenate(parts, axis=-1), -1, 1)
-    return y.reshape(len(x), -1, *y.shape[1:]) if rank > 3 else y[:, :, 0].reshape(len(x), -1, y.shape[1], y.shape[3])
+    y = np.concatenate(parts, axis=-1)
+    y = y if rank > 3 else y[:, 0]
+    return y.reshape(len(x), -1, *y.shape[1:])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from knerex_jax.fixedpoint.lanes import add, both, cast, clamp, larger, multiply, shift_left, shift_right
+from knerex_jax.fixedpoint.lanes import add, both, cast, clamp, larger, multiply, shift_left, shift_right, spread
 from knerex_jax.fixedpoint.qformat import data_limits
 
 Arrays = dict[str, np.ndarray]
@@ -131,6 +131,7 @@ def multiply_shr(p: Array, m: Array, round: Array, right: Array) -> Array:
     Exact for every int32 p: floor(p*m / 2**16) comes from the two 16-bit halves of p and stays below 2**30, and
     floor(floor(a) / b) = floor(a / b). Constants from `multiplier_constants` (round = 2**(n-17), right = n - 16).
     """
+    m = spread(m, p.shape)
     product = add(multiply(shift_right(p, 16), m), shift_right(multiply(both(p, 0xFFFF), m), 16))
     return shift_right(add(product, round), right)
 

@@ -26,6 +26,11 @@ def spread(value: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
     return lax.broadcast_in_dim(value, shape, tuple(range(len(shape) - value.ndim, len(shape))))
 
 
+def _filled(value: Array, shape: tuple[int, ...]) -> Array:
+    """An operand in the shape of the result, scalars too."""
+    return lax.broadcast(value, shape) if value.shape == () else spread(value, shape)
+
+
 def _lanewise(operation: Callable[[Any, Any], Array]) -> Callable[[Operand, Operand], Array]:
     def run(a: Any, b: Any) -> Array:
         a = np.asarray(a, b.dtype) if isinstance(a, int) else a
@@ -46,5 +51,8 @@ shift_right = _lanewise(lax.shift_right_arithmetic)
 
 
 def clamp(value: Array, low: Operand, high: Operand) -> Array:
-    """min(max(value, low), high), in the type of `value`."""
-    return smaller(larger(value, low), high)
+    """min(max(value, low), high), in the type of `value`: one operation, and none to spread scalars."""
+    ends = [np.asarray(end, value.dtype) if isinstance(end, int) else end for end in (low, high)]
+    shape = np.broadcast_shapes(value.shape, *(end.shape for end in ends))
+    low, high = (spread(end, shape) for end in ends)
+    return lax.clamp(low, _filled(value, shape), high)

@@ -17,7 +17,8 @@ from jax import Array
 
 from knerex_jax.emulator.fixed import accumulator, mac_sums, quantize_input, run_instruction
 from knerex_jax.emulator.methods import Method, Methods
-from knerex_jax.emulator.products import channels_first, channels_last, stored
+from knerex_jax.emulator.order import channels_first, channels_last, outside
+from knerex_jax.emulator.products import stored
 from knerex_jax.fixedpoint.arith import exact64
 from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops.bind import op_of
@@ -183,7 +184,8 @@ def fixed_sums(node: Weighted, method: Method, c: Any, codes: Mapping[str, Array
     if is_linear(i, method, codes[tensor].shape):
         return code_sums(codes[tensor], i)
     with exact64() if method.wide else nullcontext():
-        return accumulator_sums(accumulator(i, method, c, mac_sums(i, method, c, codes[tensor])), node.axis)
+        p = accumulator(i, method, c, mac_sums(i, method, c, codes[tensor]))
+        return accumulator_sums(outside(i, p), node.axis)
 
 
 def _turned(value: Array, turn: Callable[[Array], Array]) -> Array:

@@ -111,6 +111,28 @@ def test_new_integers_do_not_retrace():
     assert hash(methods) == hash(choose(program, bound_program(program, b.constants)))
 
 
+def lowered_chain(blocks):
+    """StableHLO of a chain of equal residual blocks, 2 samples."""
+    b = Build()
+    x = b.mac(b.input(8, 1, 8, 5, 5), "conv", outputs=8, kernel=(1, 1))
+    for _ in range(blocks):
+        y = b.mac(x, "conv", outputs=8, kernel=(3, 3), pads=((1, 1), (1, 1)), act="relu")
+        x = b.align(x, y, free=True, bits=8)
+    program = b.program()
+    bounds = join([bound_program(program, b.constants), bound_program(program, redrawn(b, 1))])
+    fn = jax.jit(jax.vmap(lower_fixed(program, choose(program, bounds)), (None, 0)))
+    return fn.lower(prepare(program, b.constants), b.samples(2)).as_text()
+
+
+def test_equal_instructions_are_lowered_once_and_unread_integers_are_left_out():
+    few, many = lowered_chain(4), lowered_chain(12)
+    assert len(re.findall(r"func\.func private", many)) == len(re.findall(r"func\.func private", few))
+    assert len(re.findall(r"stablehlo\.", many)) == len(re.findall(r"stablehlo\.", few))
+    arguments = [len(re.findall(r"%arg\d+: ", re.search(r"@main\((.*)\)", t)[1].split("->")[0])) for t in (few, many)]
+    # weight, bias and three of the multiplier; two of the sum, three of each operand
+    assert (arguments[1] - arguments[0]) / 8 == 5 + 2 + 3 + 3
+
+
 def test_integers_beyond_the_method_are_refused():
     b = Build()
     x = b.input(8, 1, 4, 3, 3)
