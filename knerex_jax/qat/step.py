@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from knerex_jax.emulator.methods import Methods
-from knerex_jax.emulator.stream import compiler_options
+from knerex_jax.emulator.stream import compiler_options, gradient_options
 from knerex_jax.errors import ConfigError
 from knerex_jax.parallel.devices import AXIS, SHARED, SPLIT, first_devices, over_devices, replicated
 from knerex_jax.qat.config import QATConfig
@@ -98,4 +98,5 @@ def make_slopes(objective: Objective, energy: Mapping[str, float], mesh: Mesh) -
             nodes[name] = Weights(weight, slopes.nodes[name].bias)
         return lax.pmean((value, Reals(slopes.factors, nodes)), AXIS)
 
-    return jax.jit(over_devices(share, mesh, (SHARED, SPLIT, SPLIT), SHARED))
+    options = gradient_options(jax.default_backend())
+    return jax.jit(over_devices(share, mesh, (SHARED, SPLIT, SPLIT), SHARED), compiler_options=options)
