@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,14 @@ from knerex_jax.parallel.devices import replicated, split
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.qat.chain import slopes_of_trained
 from knerex_jax.qat.checkpoint import CHECKPOINT, Progressed, TrainingCheckpoints
-from knerex_jax.qat.config import METRICS, QATConfig
+from knerex_jax.qat.config import METRICS, NARROW_BITS, QATConfig
 from knerex_jax.qat.forward import Coded
 from knerex_jax.qat.judge import Judge, Judged
 from knerex_jax.qat.objective import Objective
 from knerex_jax.qat.optimizer import Optimizer, make_optimizer, schedule
-from knerex_jax.qat.step import (
-    Batch,
-    EmulateFn,
-    SlopesFn,
-    TeachFn,
-    make_emulate,
-    make_slopes,
-    make_teach,
-    training_mesh,
-)
+from knerex_jax.qat.step import Batch, EmulateFn, SlopesFn, make_emulate, make_slopes, training_mesh
 from knerex_jax.qat.subject import Subject
+from knerex_jax.qat.teacher import Teacher
 from knerex_jax.quantize.plan import Note
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.split import FEWEST_SAMPLES, held_out
@@ -109,6 +101,7 @@ def fine_tune(
         raise ConfigError(f"{count} samples cannot be split", where="fine-tuning", fix=fix)
     if labels is not None and len(labels) != count:
         raise ConfigError(f"{len(labels)} labels for {count} samples", where="labels", fix="give one per sample")
+    config = config.for_weights(min(planned.plan.weight_bits.values(), default=NARROW_BITS))
     run = _Run.of(planned, inputs, config, subject, labels, batch_size)
     checkpoints = None if folder is None else TrainingCheckpoints(folder / CHECKPOINT, run.key)
     state = run.first()
@@ -159,7 +152,7 @@ class _Run:
     teaching: np.ndarray
     optimizer: Optimizer
     engine: _Engine
-    teach: TeachFn
+    teacher: Teacher
     slopes: SlopesFn
     mesh: Any
     before: Judged
@@ -180,10 +173,10 @@ class _Run:
         teaching = np.flatnonzero(~judges)
         batch = min(config.train_batch, len(teaching))
         mesh = training_mesh(config, batch)
-        teach = make_teach(objective, mesh)
+        teacher = Teacher.of(objective, mesh)
         kept = [t for t in objective.taps if t not in objective.inner]
-        wanted = _by_teacher(teach, held, batch, mesh, kept)
-        some = _by_teacher(teach, {t: a[teaching[:batch]] for t, a in held.items()}, batch, mesh, objective.inner)
+        wanted = teacher.all(held, batch, kept)
+        some = teacher.all({t: a[teaching[:batch]] for t, a in held.items()}, batch, objective.inner)
         energy = {t: float(np.mean(_energies(wanted[t][teaching]))) or 1.0 for t in objective.judged}
         energy |= {t: float(np.mean(_energies(v))) or 1.0 for t, v in some.items()}
         own = None if labels is None else np.asarray(labels)
@@ -195,7 +188,9 @@ class _Run:
         engine, slopes = _Engine(subject, mesh), make_slopes(objective, energy, mesh)
         emulator, _ = engine.serve(given)
         before = judge(emulator, prepare(given.program, given.constants), given)
-        return cls(given, held, wanted, own, objective, judge, teaching, optimizer, engine, teach, slopes, mesh, before)
+        return cls(
+            given, held, wanted, own, objective, judge, teaching, optimizer, engine, teacher, slopes, mesh, before
+        )
 
     @property
     def config(self) -> QATConfig:
@@ -283,23 +278,8 @@ class _Run:
         inputs, labels = {t: a[chosen] for t, a in self.inputs.items()}, self.labels
         inputs, labels = split((inputs, None if labels is None else labels[chosen]), self.mesh)
         if self.objective.inner:
-            return Batch(inputs, self.teach(inputs), labels)
+            return Batch(inputs, self.teacher(inputs), labels)
         return Batch(inputs, split({t: v[chosen] for t, v in self.wanted.items()}, self.mesh), labels)
-
-
-def _by_teacher(
-    teach: TeachFn, held: Mapping[str, np.ndarray], size: int, mesh: Any, tensors: Collection[str]
-) -> dict[str, np.ndarray]:
-    """Tensor -> [N, *shape] of the float model, in batches of one size."""
-    if not tensors:
-        return {}
-    count = len(next(iter(held.values())))
-    parts = []
-    for start in range(0, count, size):
-        places = np.minimum(np.arange(start, start + size), count - 1)
-        made = teach(split({t: a[places] for t, a in held.items()}, mesh))
-        parts.append({t: np.asarray(made[t]) for t in tensors})
-    return {t: np.concatenate([p[t] for p in parts])[:count] for t in tensors}
 
 
 def _energies(values: np.ndarray) -> np.ndarray:

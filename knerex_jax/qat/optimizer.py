@@ -18,10 +18,9 @@ _DECAY = 0.99
 
 def schedule(config: QATConfig) -> optax.Schedule:
     """Learning rate by step: up in a line, down along a cosine."""
-    warmup = min(config.warmup, config.steps // 4)
-    return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup else config.learning_rate, config.learning_rate, warmup, max(config.steps, warmup + 1)
-    )
+    warmup, rate = min(config.warmup, config.steps // 4), config.learning_rate
+    assert rate is not None, "`QATConfig.for_weights` chooses it"
+    return optax.warmup_cosine_decay_schedule(0.0 if warmup else rate, rate, warmup, max(config.steps, warmup + 1))
 
 
 @dataclass(frozen=True)

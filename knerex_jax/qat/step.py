@@ -1,7 +1,7 @@
-"""What is compiled of a training step: the emulator, the float model, and loss and gradients behind both.
+"""What is compiled of a training step: the emulator, and loss and gradients behind its codes and the teacher's values.
 
-Three programs, over all devices. What is left of a step has no samples in it and stays on the host: `qat.chain` takes
-the gradients to what is trained, `qat.optimizer` moves that, the planner makes the next integers of it.
+Both over all devices. What is left of a step has no samples in it and stays on the host: `qat.chain` takes gradients to
+what is trained, `qat.optimizer` moves that, the planner makes the next integers of it.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from knerex_jax.emulator.methods import Methods
 from knerex_jax.emulator.stream import compiler_options, gradient_options
 from knerex_jax.errors import ConfigError
-from knerex_jax.parallel.devices import AXIS, SHARED, SPLIT, first_devices, over_devices, replicated
+from knerex_jax.parallel.devices import AXIS, SHARED, SPLIT, first_devices, over_devices
 from knerex_jax.qat.config import QATConfig
 from knerex_jax.qat.forward import Coded, Reals, lower_codes, lower_training
 from knerex_jax.qat.objective import Objective
@@ -45,9 +45,6 @@ Inputs = Mapping[str, Array]
 EmulateFn = Callable[[Coded, Inputs], Mapping[str, Array]]
 """(integers, inputs) -> codes of every formatted tensor."""
 
-TeachFn = Callable[[Inputs], Mapping[str, Array]]
-"""Inputs -> values of the float model."""
-
 SlopesFn = Callable[[Coded, Batch, Mapping[str, Array]], tuple[Array, Reals]]
 """(integers, batch, their codes) -> the loss, and its gradients; weights of trained nodes as [O, J, *kernel]."""
 
@@ -72,13 +69,6 @@ def make_emulate(subject: Subject, methods: Methods, mesh: Mesh) -> EmulateFn:
     codes = over_devices(lower_codes(subject, methods), mesh)
     compiled = jax.jit(codes, compiler_options=compiler_options(jax.default_backend()))
     return lambda coded, inputs: compiled(coded.integers, inputs)
-
-
-def make_teach(objective: Objective, mesh: Mesh) -> TeachFn:
-    """The compiled float model, for all tensors that the loss needs."""
-    values, params = objective.float_values()
-    compiled, params = jax.jit(over_devices(values, mesh)), replicated(params, mesh)
-    return lambda inputs: compiled(params, inputs)
 
 
 def make_slopes(objective: Objective, energy: Mapping[str, float], mesh: Mesh) -> SlopesFn:

@@ -15,6 +15,7 @@ from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.mac import MacForm
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.qat.config import NARROW_BITS
 from knerex_jax.qat.scales import ScaleClasses
 from knerex_jax.qat.straight import limits
 from knerex_jax.quantize.planner import Planned, refine_plan
@@ -22,9 +23,6 @@ from knerex_jax.refine.bias_nodes import view_of, weighted_nodes, with_biases
 from knerex_jax.refine.clip import best_shares
 from knerex_jax.refine.grid import mac_instructions, with_weights
 from knerex_jax.targets.spec import Target
-
-_NARROW_BITS = 4
-"""Codes this narrow start with the clipping of weights that errs least; wider ones with none."""
 
 
 @jax.tree_util.register_dataclass
@@ -211,7 +209,8 @@ def _trained(base: Planned, name: str, registry: Mapping[str, OpDef]) -> Trained
 
 
 def _first_clip(node: TrainedNode) -> np.ndarray:
-    if node.limit > weight_limit(_NARROW_BITS):
+    """The clipping of narrow weights that errs least; none of wider ones."""
+    if node.limit > weight_limit(NARROW_BITS):
         return np.zeros(len(node.form.weight), np.float32)
     shares = best_shares(node.form.weight / node.profile.astype(np.float64), node.limit)
     return np.log2(shares).reshape(-1).astype(np.float32)

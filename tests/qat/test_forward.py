@@ -14,9 +14,10 @@ from knerex_jax.qat.config import QATConfig
 from knerex_jax.qat.forward import Coded, lower_codes, lower_training
 from knerex_jax.qat.loop import fine_tune
 from knerex_jax.qat.objective import Objective
-from knerex_jax.qat.step import Batch, make_emulate, make_slopes, make_teach, training_mesh
+from knerex_jax.qat.step import Batch, make_emulate, make_slopes, training_mesh
 from knerex_jax.qat.straight import limits
 from knerex_jax.qat.subject import Subject, Trainable
+from knerex_jax.qat.teacher import Teacher
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.simulate.params import Weights
 from knerex_jax.targets import TARGETS
@@ -81,7 +82,7 @@ def test_every_group_gets_gradients():
     emulator = Emulator.of(made.program, made.constants)
     objective, mesh = Objective(subject, QATConfig()), training_mesh(QATConfig(), COUNT)
     given, coded = {t: v[:, None] for t, v in inputs.items()}, Coded.of(subject, made)
-    batch = Batch(given, make_teach(objective, mesh)(given), None)
+    batch = Batch(given, Teacher.of(objective, mesh)(given), None)
     codes = make_emulate(subject, emulator.methods, mesh)(coded, given)
     loss, to_reals = make_slopes(objective, dict.fromkeys(objective.taps, 1.0), mesh)(coded, batch, codes)
     assert loss > 0

@@ -130,8 +130,9 @@ DEVICES = """
     from knerex_jax.qat.forward import Coded
     from knerex_jax.qat.objective import Objective
     from knerex_jax.parallel.devices import replicated, split
-    from knerex_jax.qat.step import Batch, make_emulate, make_slopes, make_teach, training_mesh
+    from knerex_jax.qat.step import Batch, make_emulate, make_slopes, training_mesh
     from knerex_jax.qat.subject import Subject
+    from knerex_jax.qat.teacher import Teacher
     from knerex_jax.targets import TARGETS
 
     planned, inputs = planned_case("720 int8")
@@ -144,7 +145,7 @@ DEVICES = """
         given = split({t: v[:8, None] for t, v in inputs.items()}, mesh)
         assert len(next(iter(given.values())).sharding.device_set) == devices
         coded = replicated(Coded.of(subject, planned), mesh)
-        batch = Batch(given, make_teach(objective, mesh)(given), None)
+        batch = Batch(given, Teacher.of(objective, mesh)(given), None)
         codes = make_emulate(subject, emulator.methods, mesh)(coded, given)
         loss, slopes = make_slopes(objective, {t: 1.0 for t in objective.taps}, mesh)(coded, batch, codes)
         made.append((float(loss), jax.tree.leaves(jax.tree.map(np.asarray, slopes))))
@@ -216,12 +217,18 @@ def test_formats_of_the_user_stay(folder):
     assert f.radix.tolist() == [4] and f.scale.tolist() == [1.25]
 
 
+def test_learning_rate_suits_the_weights_unless_it_is_asked_for():
+    narrow, wide = (kx.QATConfig().for_weights(bits).learning_rate for bits in (4, 8))
+    assert 0 < wide < narrow / 8
+    assert kx.QATConfig(learning_rate=0.01).for_weights(8).learning_rate == 0.01
+
+
 def test_groups_that_are_not_trained_stay(result):
     from knerex_jax.qat.optimizer import make_optimizer
     from knerex_jax.qat.subject import Subject
 
     subject = Subject.of(result.planned, target=kx.TARGETS["730"])
-    config = replace(kx.QATConfig(warmup=0), train_weights=False, train_scales=False)
+    config = replace(kx.QATConfig(warmup=0, learning_rate=0.001), train_weights=False, train_scales=False)
     optimizer = make_optimizer(config, subject.units)
     made, _ = optimizer.update(subject.start, subject.units, optimizer.init(subject.start))
     for group, stays in (("weights", True), ("biases", False), ("clips", False), ("scales", True)):
