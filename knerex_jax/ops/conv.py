@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -70,11 +72,34 @@ def _depthwise(x: Array, w: Array, a: ConvAttrs) -> Array:
         x = jnp.repeat(x, multiple, axis=-1)
     # Without barriers what precedes would be computed again, and the weights gathered one by one, for every tap.
     x, weights = lax.optimization_barrier((x, w.reshape(len(w), -1).T))
+    return _weighted_taps(a, x, weights)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weighted_taps(a: ConvAttrs, x: Array, weights: Array) -> Array:
+    """The sum over all taps of a depthwise window; x [N, *spatial, C], padded, weights [taps, C]."""
     total = None
     for weight, part in zip(weights, _under_taps(x, a), strict=True):
         total = part * weight if total is None else total + part * weight
     assert total is not None
     return total
+
+
+def _weighted_taps_bwd(a: ConvAttrs, held: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    """Gradients of the weights tap by tap in a loop: unrolled, each tap keeps a copy of x and is compiled for itself."""
+    x, weights = held
+    (to_x,) = jax.linear_transpose(lambda x: _weighted_taps.__wrapped__(a, x, weights), x)(g)
+    starts = np.array([*np.ndindex(*a.kernel_shape)]) * np.array(a.dilations)
+    sizes = [(o - 1) * s + 1 for o, s in zip(g.shape[1:-1], a.strides, strict=True)]
+
+    def one(start: Array) -> Array:
+        part = lax.dynamic_slice(x, (0, *start, 0), (x.shape[0], *sizes, x.shape[-1]))
+        return jnp.sum(part[(slice(None), *(slice(None, None, s) for s in a.strides))] * g, axis=range(g.ndim - 1))
+
+    return to_x, lax.map(one, jnp.asarray(starts))
+
+
+_weighted_taps.defvjp(lambda a, x, weights: (_weighted_taps(a, x, weights), (x, weights)), _weighted_taps_bwd)
 
 
 def _general(x: Array, w: Array, a: ConvAttrs, group: int) -> Array:

@@ -1,7 +1,7 @@
 """How a plan is fine-tuned."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from knerex_jax.errors import ConfigError
@@ -10,6 +10,11 @@ from knerex_jax.quantize.options import check_names, in_range
 
 METRICS = "qat.csv"
 """Name of the file of metrics in the output folder."""
+
+NARROW_BITS = 4
+"""Weights as narrow as this lose most of what they lose to their own codes."""
+
+_NARROW_RATE, _WIDE_RATE = 0.001, 0.00005
 
 UserLoss = Callable[[Mapping[str, Any], Mapping[str, Any], Any], Any]
 """(outputs {name: float32 [B, ...]}, the float model's, labels [B, ...] or None) -> a scalar, by `jax.numpy`."""
@@ -28,7 +33,10 @@ class QATConfig:
     """
 
     steps: int = _option(300, "training steps at most")
-    learning_rate: float = _option(0.001, "share of what is usual for a number that one step moves it by, at most")
+    learning_rate: float | None = _option(
+        None, "share of what is usual for a number that one step moves it by, at most; default 0.001, 0.00005 without"
+        " 4-bit weights"
+    )  # fmt: skip
     warmup: int = _option(25, "steps in which the learning rate rises; it falls along a cosine behind them")
     train_batch: int = _option(32, "samples per training step, over all devices")
     train_samples: int = _option(4096, "calibration samples, at most, that are kept in memory to train on")
@@ -51,7 +59,8 @@ class QATConfig:
             in_range(name, getattr(self, name), 1, None)
         for name in ("warmup", "inner_weight", "loss_weight", "distillation_weight"):
             in_range(name, getattr(self, name), 0, None)
-        in_range("learning_rate", self.learning_rate, 0, 1)
+        if self.learning_rate is not None:
+            in_range("learning_rate", self.learning_rate, 0, 1)
         in_range("train_samples", self.train_samples, 8, None)
         if self.train_devices is not None:
             in_range("train_devices", self.train_devices, 1, None)
@@ -59,6 +68,15 @@ class QATConfig:
             raise ConfigError("labels without a loss", where="labels", fix="give loss=, a function that reads them")
         if not (self.train_weights or self.train_biases or self.train_clips or self.train_scales):
             raise ConfigError("nothing is to be trained", where="QATConfig", fix="leave one of train_... at True")
+
+    def for_weights(self, bits: int) -> "QATConfig":
+        """With a learning rate: the one that was asked for, or what suits weights of so many bits.
+
+        A step may move a weight by a small share of a code, and a code of 8 bits is a sixteenth of one of 4 bits.
+        """
+        if self.learning_rate is not None:
+            return self
+        return replace(self, learning_rate=_NARROW_RATE if bits <= NARROW_BITS else _WIDE_RATE)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; functions and labels by their kind only."""

@@ -1,8 +1,9 @@
 """The training forward: values by the emulator, gradients by the simulation in float.
 
 Every tensor with a format has the value that the emulator's code stands for, so what is trained is what will run. How
-it depends on what is trained is what the simulated plan says, whose quantizers and weights pass gradients straight
-through their rounding.
+it depends on the numbers that the plan's integers stand for is what the simulated plan says, whose quantizers pass
+gradients straight through their rounding. From there `qat.chain` goes on to what is trained, on the host: it has no
+need of samples, and a program of hundreds of small steps for weights takes long to compile.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,20 +13,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.stream import over_samples, samples_at_once
-from knerex_jax.qat.straight import carry, code_data, code_weights
-from knerex_jax.qat.subject import Subject, Trainable
+from knerex_jax.qat.straight import code_data
+from knerex_jax.qat.subject import Subject
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.simulate.lower import lower_simulated
-from knerex_jax.simulate.params import Quantizer, SimParams, Weights, along, sim_params, weight_steps
+from knerex_jax.simulate.params import Quantizer, Weights, along, sim_params
 
-Forward = Callable[[Trainable, "Coded", Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
-"""(what is trained, its integers, {input: [B, *shape]}, `lower_codes` of both) -> {tensor: float32 [B, *shape]}."""
+Forward = Callable[["Reals", Mapping[str, Any], Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
+"""(numbers of a plan, its `Coded.inverse`, {input: [B, *shape]}, `lower_codes` of both) -> {tensor: [B, *shape]}."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reals:
+    """The numbers that the integers of a plan stand for, or gradients with respect to them; float32.
+
+    Attributes:
+      factors: formatted tensor -> codes per real unit, broadcastable against it.
+      nodes: weighted node -> its dequantized weights and bias.
+    """
+
+    factors: Mapping[str, Any]
+    nodes: Mapping[str, Weights]
 
 
 @jax.tree_util.register_dataclass
@@ -36,33 +51,25 @@ class Coded:
     Attributes:
       integers: for the emulator.
       inverse: formatted tensor -> real units per code, broadcastable against it.
-      factors: formatted tensor -> codes per real unit, likewise.
-      nodes: weighted node -> its dequantized weights and bias.
-      steps: trained node -> real units per weight code, [O, J, 1...].
+      reals: what gradients are taken for.
     """
 
     integers: Params
     inverse: Mapping[str, Any]
-    factors: Mapping[str, Any]
-    nodes: Mapping[str, Weights]
-    steps: Mapping[str, Any]
+    reals: Reals
 
     @classmethod
     def of(cls, subject: Subject, planned: Planned) -> "Coded":
         """The integers of a plan that the subject made."""
-        program, graph = planned.program, planned.model.graph
+        graph = planned.model.graph
         params = sim_params(planned, subject.registry)
         inverse = {
             t: along(planned.constants[f"tensor:{t}"]["inverse"], f.axis, len(graph.shape(t)))
             for t, f in planned.plan.formats.items()
             if f"tensor:{t}" in planned.constants
         }
-        steps = {
-            n.name: n.spread(weight_steps(graph.node[n.name], planned, subject.registry).astype(np.float32))
-            for n in subject.nodes
-        }
-        factors = {t: q.factor for t, q in params.tensors.items()}
-        return cls(prepare(program, planned.constants), inverse, factors, params.nodes, steps)
+        reals = Reals({t: q.factor for t, q in params.tensors.items()}, params.nodes)
+        return cls(prepare(planned.program, planned.constants), inverse, reals)
 
 
 def lower_codes(subject: Subject, methods: Methods) -> Callable[[Params, Mapping[str, Array]], dict[str, Array]]:
@@ -80,7 +87,7 @@ def lower_codes(subject: Subject, methods: Methods) -> Callable[[Params, Mapping
 
 
 def lower_training(subject: Subject, taps: tuple[str, ...]) -> Forward:
-    """The forward pass of a subject behind the codes; pure, differentiable in what is trained, not compiled.
+    """The forward pass of a subject behind the codes; pure, differentiable in the numbers, not compiled.
 
     Args:
       subject: what is trained.
@@ -90,10 +97,11 @@ def lower_training(subject: Subject, taps: tuple[str, ...]) -> Forward:
     base = replace(base, constants={t: np.asarray(v) for t, v in base.constants.items()})
 
     def fn(
-        trained: Trainable, coded: Coded, batch: Mapping[str, Array], codes: Mapping[str, Array]
+        reals: Reals, inverse: Mapping[str, Any], batch: Mapping[str, Array], codes: Mapping[str, Array]
     ) -> dict[str, Array]:
-        held = {t: lax.stop_gradient(c.astype(jnp.float32) * coded.inverse[t]) for t, c in codes.items()}
-        params = _params(subject, base, trained, coded)
+        held = {t: c.astype(jnp.float32) * inverse[t] for t, c in codes.items()}
+        tensors = {t: replace(q, factor=reals.factors[t]) for t, q in base.tensors.items()}
+        params = replace(base, tensors=tensors, nodes=reals.nodes)
 
         def one(sample: Mapping[str, Array], held: Mapping[str, Array]) -> dict[str, Array]:
             made = simulate(params, None, sample, held, _as_emulated)
@@ -106,21 +114,3 @@ def lower_training(subject: Subject, taps: tuple[str, ...]) -> Forward:
 
 def _as_emulated(t: str, x: Array, q: Quantizer, gates: None, held: Mapping[str, Array], *, half_up: bool) -> Array:
     return code_data(x, q.factor, q.low, q.high, held[t].reshape(x.shape))
-
-
-def _params(subject: Subject, base: SimParams, trained: Trainable, coded: Coded) -> SimParams:
-    """What the simulation computes with: the numbers of the plan, with their gradients."""
-    learned = subject.classes.factors(trained.scales)
-    factors = {t: carry(learned[t], jnp.broadcast_to(f, learned[t].shape)) for t, f in coded.factors.items()}
-    tensors = {t: replace(q, factor=factors[t]) for t, q in base.tensors.items()}
-    made = dict(coded.nodes)
-    for n in subject.nodes:
-        weight = code_weights(
-            trained.weights[n.name], trained.clips[n.name], jnp.asarray(n.profile), n.feeding(factors[n.x]),
-            coded.steps[n.name], n.limit,
-        )  # fmt: skip
-        weight, bias = carry(n.form.restore(weight), coded.nodes[n.name].weight), coded.nodes[n.name].bias
-        if n.name in trained.biases:
-            bias = carry(trained.biases[n.name], bias)
-        made[n.name] = Weights(weight, bias)
-    return replace(base, tensors=tensors, nodes=made)

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from knerex_jax.artifacts.report import versions
 from knerex_jax.data.sources import stack_inputs
@@ -21,22 +20,16 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.files import write_atomic
 from knerex_jax.parallel.devices import replicated, split
 from knerex_jax.program.bounds import bound_program, join
+from knerex_jax.qat.chain import slopes_of_trained
 from knerex_jax.qat.checkpoint import CHECKPOINT, Progressed, TrainingCheckpoints
-from knerex_jax.qat.config import METRICS, QATConfig
+from knerex_jax.qat.config import METRICS, NARROW_BITS, QATConfig
 from knerex_jax.qat.forward import Coded
 from knerex_jax.qat.judge import Judge, Judged
 from knerex_jax.qat.objective import Objective
-from knerex_jax.qat.step import (
-    Batch,
-    EmulateFn,
-    StepFn,
-    make_emulate,
-    make_optimizer,
-    make_step,
-    schedule,
-    training_mesh,
-)
+from knerex_jax.qat.optimizer import Optimizer, make_optimizer, schedule
+from knerex_jax.qat.step import Batch, EmulateFn, SlopesFn, make_emulate, make_slopes, training_mesh
 from knerex_jax.qat.subject import Subject
+from knerex_jax.qat.teacher import Teacher
 from knerex_jax.quantize.note import Note
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.split import FEWEST_SAMPLES, held_out
@@ -108,6 +101,7 @@ def fine_tune(
         raise ConfigError(f"{count} samples cannot be split", where="fine-tuning", fix=fix)
     if labels is not None and len(labels) != count:
         raise ConfigError(f"{len(labels)} labels for {count} samples", where="labels", fix="give one per sample")
+    config = config.for_weights(min(planned.plan.weight_bits.values(), default=NARROW_BITS))
     run = _Run.of(planned, inputs, config, subject, labels, batch_size)
     checkpoints = None if folder is None else TrainingCheckpoints(folder / CHECKPOINT, run.key)
     state = run.first()
@@ -142,17 +136,24 @@ class _Engine:
 
 @dataclass
 class _Run:
-    """One training."""
+    """One training.
+
+    Attributes:
+      given: the plan to beat.
+      inputs, wanted, labels: of all samples; `wanted` without inner tensors, which would not fit.
+    """
 
     given: Planned
     inputs: Mapping[str, np.ndarray]
+    wanted: Mapping[str, np.ndarray]
     labels: np.ndarray | None
     objective: Objective
     judge: Judge
     teaching: np.ndarray
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     engine: _Engine
-    step: StepFn
+    teacher: Teacher
+    slopes: SlopesFn
     mesh: Any
     before: Judged
 
@@ -172,21 +173,24 @@ class _Run:
         teaching = np.flatnonzero(~judges)
         batch = min(config.train_batch, len(teaching))
         mesh = training_mesh(config, batch)
-        wanted = _reference(replace(objective, config=replace(config, inner_weight=0.0)), held, batch_size)
+        teacher = Teacher.of(objective, mesh)
+        kept = [t for t in objective.taps if t not in objective.inner]
+        wanted = teacher.all(held, batch, kept)
+        some = teacher.all({t: a[teaching[:batch]] for t, a in held.items()}, batch, objective.inner)
         energy = {t: float(np.mean(_energies(wanted[t][teaching]))) or 1.0 for t in objective.judged}
-        if objective.inner:
-            some = _reference(objective, {t: a[teaching[:batch]] for t, a in held.items()}, batch_size)
-            energy |= {t: float(np.mean(_energies(some[t]))) or 1.0 for t in objective.inner}
+        energy |= {t: float(np.mean(_energies(v))) or 1.0 for t, v in some.items()}
         own = None if labels is None else np.asarray(labels)
         judge = Judge(
             objective, {t: a[judges] for t, a in inputs.items()}, {t: v[judges] for t, v in wanted.items()},
             None if own is None else own[judges], batch_size,
         )  # fmt: skip
         optimizer = make_optimizer(config, subject.units)
-        engine, step = _Engine(subject, mesh), make_step(objective, optimizer, energy, mesh)
+        engine, slopes = _Engine(subject, mesh), make_slopes(objective, energy, mesh)
         emulator, _ = engine.serve(given)
         before = judge(emulator, prepare(given.program, given.constants), given)
-        return cls(given, held, own, objective, judge, teaching, optimizer, engine, step, mesh, before)
+        return cls(
+            given, held, wanted, own, objective, judge, teaching, optimizer, engine, teacher, slopes, mesh, before
+        )
 
     @property
     def config(self) -> QATConfig:
@@ -218,19 +222,20 @@ class _Run:
     def advance(self, state: Progressed, progress: Callable[[int, int], None] | None) -> Progressed:
         """Trains up to the next judgement."""
         config, started = self.config, time.perf_counter()
-        trained, optimizer = replicated((state.trained, state.optimizer), self.mesh)
+        trained, optimizer = state.trained, state.optimizer
         last = min(state.step + config.evaluate_every, config.steps)
         losses = []
         for k in range(state.step, last):
             planned = self.subject.planned(trained)
             _, emulate = self.engine.serve(planned)
-            coded = replicated(Coded.of(self.subject, planned), self.mesh)
-            batch = split(self._batch(k), self.mesh)
-            trained, optimizer, loss = self.step(trained, optimizer, coded, batch, emulate(coded, batch))
+            own = Coded.of(self.subject, planned)
+            coded, batch = replicated(own, self.mesh), self._batch(k)
+            loss, slopes = self.slopes(coded, batch, emulate(coded, batch.inputs))
+            slopes = slopes_of_trained(self.subject, trained, planned, own.reals, slopes)
+            trained, optimizer = self.optimizer.update(trained, slopes, optimizer)
             losses.append(loss)
             if progress is not None:
                 progress(k + 1, config.steps)
-        trained, optimizer = jax.tree.map(np.asarray, (trained, optimizer))
         planned = self.subject.planned(trained)
         emulator, _ = self.engine.serve(planned)
         found = self.judge(emulator, prepare(planned.program, planned.constants), planned)
@@ -270,20 +275,11 @@ class _Run:
         epoch, place_in = divmod(step, len(self.teaching) // self._size)
         order = np.random.default_rng([self.config.seed, epoch]).permutation(self.teaching)
         chosen = order[place_in * self._size :][: self._size]
-        labels = None if self.labels is None else self.labels[chosen]
-        return Batch({t: a[chosen] for t, a in self.inputs.items()}, labels)
-
-
-def _reference(objective: Objective, held: Mapping[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
-    """Tensor -> [N, *shape] of the float model, for judging."""
-    values = jax.jit(objective.float_values())
-    count = len(next(iter(held.values())))
-    size = min(batch_size, count)
-    parts = []
-    for start in range(0, count, size):
-        places = np.minimum(np.arange(start, start + size), count - 1)
-        parts.append(jax.tree.map(np.asarray, values({t: a[places] for t, a in held.items()})))
-    return {t: np.concatenate([p[t] for p in parts])[:count] for t in parts[0]}
+        inputs, labels = {t: a[chosen] for t, a in self.inputs.items()}, self.labels
+        inputs, labels = split((inputs, None if labels is None else labels[chosen]), self.mesh)
+        if self.objective.inner:
+            return Batch(inputs, self.teacher(inputs), labels)
+        return Batch(inputs, split({t: v[chosen] for t, v in self.wanted.items()}, self.mesh), labels)
 
 
 def _energies(values: np.ndarray) -> np.ndarray:

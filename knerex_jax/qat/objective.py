@@ -50,15 +50,15 @@ class Objective:
         outputs = self.real_outputs if self.config.loss is not None else ()
         return tuple(dict.fromkeys((*self.judged, *self.inner, *outputs)))
 
-    def float_values(self) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-        """{input: [B, *shape]} -> {tensor: [B, *shape]} of the float model, for `taps`; not compiled."""
+    def float_values(self) -> tuple[Callable[[Any, Mapping[str, Array]], dict[str, Array]], Any]:
+        """(params, {input: [B, *shape]}) -> {tensor: [B, *shape]} of the float model, for `taps`; and its params."""
         fn, params = lower_float(self.subject.base.model, taps=self.taps, registry=self.subject.registry)
 
-        def values(batch: Mapping[str, Array]) -> dict[str, Array]:
+        def values(params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
             made = jax.vmap(lambda sample: fn(params, sample))(batch)
             return {t: made[t] for t in self.taps}
 
-        return values
+        return values, params
 
     def __call__(
         self, made: Mapping[str, Array], wanted: Mapping[str, Array], energy: Mapping[str, Array], labels: Any

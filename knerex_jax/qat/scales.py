@@ -8,14 +8,11 @@ moves as its operands do. Radices follow in whole bits: a scale is kept within t
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from knerex_jax.fixedpoint.qformat import MAX_RADIX, MIN_RADIX, QFormat
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.quantize.structure import Structure
-from knerex_jax.simulate.params import along
 
 REACH = 4.0
 """Bits by which a scale may move at most."""
@@ -31,7 +28,6 @@ class ScaleClasses:
     Attributes:
       formats: tensor -> format of the plan that training starts from.
       classes: tensor -> int [C], or [1] per layer, number of the class of each channel.
-      ranks: tensor -> number of its axes.
       products: in topological order.
       free: bool [classes], what may be learned.
       moves_radix: whether a scale that leaves its octave moves the radix; not where a radix holds for a whole layer.
@@ -39,7 +35,6 @@ class ScaleClasses:
 
     formats: Mapping[str, QFormat]
     classes: Mapping[str, np.ndarray]
-    ranks: Mapping[str, int]
     products: tuple[Product, ...]
     free: np.ndarray
     moves_radix: bool
@@ -62,27 +57,35 @@ class ScaleClasses:
             free[c] = True
         for t in held:
             free[classes[t]] = False
-        ranks = {t: len(planned.model.graph.shape(t)) for t in formats}
-        return cls(formats, classes, ranks, products, _independent(free, products), per_channel_radix)
+        return cls(formats, classes, products, _independent(free, products), per_channel_radix)
 
-    def moved(self, log2: Array) -> Array:
-        """What every class is multiplied by, log2 [classes], products included."""
-        moved = jnp.where(self.free, jnp.clip(log2, -REACH, REACH), 0.0)
+    def moved(self, log2: np.ndarray) -> np.ndarray:
+        """What every class is multiplied by, log2, float32 [classes], products included."""
+        moved = np.where(self.free, np.clip(log2, -REACH, REACH), np.float32(0))
         for y, a, b in self.products:
-            moved = moved.at[y].set(moved[a] + moved[b])
+            moved[y] = moved[a] + moved[b]
         return moved
 
-    def factors(self, log2: Array) -> dict[str, Array]:
-        """Tensor -> codes per real unit, float32, broadcastable against the tensor; differentiable."""
-        moved = self.moved(log2)
-        return {
-            t: along(f.factor.astype(np.float32) * jnp.exp2(moved[self.classes[t]]), f.axis, self.ranks[t])
-            for t, f in self.formats.items()
-        }
+    def slopes(self, log2: np.ndarray, slopes: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Gradients with respect to `log2`, float32 [classes].
+
+        Args:
+          log2: the values.
+          slopes: tensor -> gradients with respect to the log2 of its factor, shaped like that.
+        """
+        found = np.zeros(len(self.free))
+        for t, slope in slopes.items():
+            np.add.at(found, self.classes[t], slope.reshape(-1))
+        for y, a, b in reversed(self.products):
+            each, first = np.unique(y, return_index=True)
+            for operand in (a, b):
+                np.add.at(found, operand[first], found[each])
+            found[each] = 0
+        return np.where(self.free & (np.abs(log2) <= REACH), found, 0).astype(np.float32)
 
     def planned(self, log2: np.ndarray) -> dict[str, QFormat]:
         """The formats, every scale rounded to float32 once."""
-        moved = np.asarray(self.moved(jnp.asarray(log2)), np.float64)
+        moved = self.moved(log2).astype(np.float64)
         scale = np.ones(len(self.free))
         for t, c in self.classes.items():
             scale[c] = self.formats[t].scale

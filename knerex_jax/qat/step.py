@@ -1,26 +1,26 @@
-"""One training step, compiled: loss and gradients over all devices, and the optimizer."""
+"""What is compiled of a training step: the emulator, and loss and gradients behind its codes and the teacher's values.
+
+Both over all devices. What is left of a step has no samples in it and stays on the host: `qat.chain` takes gradients to
+what is trained, `qat.optimizer` moves that, the planner makes the next integers of it.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 from jax import Array, lax
 from jax.sharding import Mesh
 
 from knerex_jax.emulator.methods import Methods
-from knerex_jax.emulator.stream import compiler_options
+from knerex_jax.emulator.stream import compiler_options, gradient_options
 from knerex_jax.errors import ConfigError
 from knerex_jax.parallel.devices import AXIS, SHARED, SPLIT, first_devices, over_devices
 from knerex_jax.qat.config import QATConfig
-from knerex_jax.qat.forward import Coded, lower_codes, lower_training
+from knerex_jax.qat.forward import Coded, Reals, lower_codes, lower_training
 from knerex_jax.qat.objective import Objective
-from knerex_jax.qat.subject import Subject, Trainable
-
-_DECAY = 0.99
-"""Of the mean square of the gradients: runs are short."""
+from knerex_jax.qat.subject import Subject
+from knerex_jax.simulate.params import Weights
 
 
 @jax.tree_util.register_dataclass
@@ -30,36 +30,23 @@ class Batch:
 
     Attributes:
       inputs: input -> [B, *shape].
+      wanted: tensor -> [B, *shape] of the float model.
       labels: [B, ...] or None.
     """
 
     inputs: Mapping[str, Any]
+    wanted: Mapping[str, Any]
     labels: Any
 
 
-EmulateFn = Callable[[Coded, Batch], Mapping[str, Array]]
-"""(integers, batch) -> codes of every formatted tensor."""
+Inputs = Mapping[str, Array]
+"""Input -> [B, *shape]."""
 
-StepFn = Callable[[Trainable, Any, Coded, Batch, Mapping[str, Array]], tuple[Trainable, Any, Array]]
-"""(trained, state of the optimizer, integers of `trained`, batch, their codes) -> the next two, and the loss."""
+EmulateFn = Callable[[Coded, Inputs], Mapping[str, Array]]
+"""(integers, inputs) -> codes of every formatted tensor."""
 
-
-def schedule(config: QATConfig) -> optax.Schedule:
-    """Learning rate by step: up in a line, down along a cosine."""
-    warmup = min(config.warmup, config.steps // 4)
-    return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup else config.learning_rate, config.learning_rate, warmup, max(config.steps, warmup + 1)
-    )
-
-
-def make_optimizer(config: QATConfig, units: Trainable) -> optax.GradientTransformation:
-    """Adam in units of what is usual for each number; groups that are not to be trained stay where they are."""
-    trains = Trainable(config.train_weights, config.train_biases, config.train_clips, config.train_scales)
-    groups = {f: getattr(trains, f) for f in ("weights", "biases", "clips", "scales")}
-    units = Trainable(**{f: jax.tree.map(lambda u, on=on: u * on, getattr(units, f)) for f, on in groups.items()})
-
-    in_units = optax.stateless(lambda updates, _: jax.tree.map(lambda u, unit: u * unit, updates, units))
-    return optax.chain(optax.scale_by_adam(b2=_DECAY), in_units, optax.scale_by_learning_rate(schedule(config)))
+SlopesFn = Callable[[Coded, Batch, Mapping[str, Array]], tuple[Array, Reals]]
+"""(integers, batch, their codes) -> the loss, and its gradients; weights of trained nodes as [O, J, *kernel]."""
 
 
 def training_mesh(config: QATConfig, batch: int) -> Mesh:
@@ -81,33 +68,25 @@ def make_emulate(subject: Subject, methods: Methods, mesh: Mesh) -> EmulateFn:
     """The compiled emulator for all integers within the bounds that the methods were chosen for."""
     codes = over_devices(lower_codes(subject, methods), mesh)
     compiled = jax.jit(codes, compiler_options=compiler_options(jax.default_backend()))
-    return lambda coded, batch: compiled(coded.integers, batch.inputs)
+    return lambda coded, inputs: compiled(coded.integers, inputs)
 
 
-def make_step(
-    objective: Objective, optimizer: optax.GradientTransformation, energy: Mapping[str, float], mesh: Mesh
-) -> StepFn:
-    """The compiled step, for any integers."""
+def make_slopes(objective: Objective, energy: Mapping[str, float], mesh: Mesh) -> SlopesFn:
+    """The compiled loss and its gradients, for any integers."""
     forward = lower_training(objective.subject, objective.taps)
-    reference = objective.float_values()
+    forms = {n.name: n.form for n in objective.subject.nodes}
 
-    def loss(trained: Trainable, coded: Coded, batch: Batch, codes: Mapping[str, Array]) -> Array:
-        made = forward(trained, coded, batch.inputs, codes)
-        return objective(made, reference(batch.inputs), energy, batch.labels)
+    def loss(reals: Reals, coded: Coded, batch: Batch, codes: Mapping[str, Array]) -> Array:
+        made = forward(reals, coded.inverse, batch.inputs, codes)
+        return objective(made, batch.wanted, energy, batch.labels)
 
-    def share(trained: Trainable, *data: Any) -> tuple[Array, Trainable]:
-        return lax.pmean(jax.value_and_grad(loss)(trained, *data), AXIS)
+    def share(coded: Coded, batch: Batch, codes: Mapping[str, Array]) -> tuple[Array, Reals]:
+        value, slopes = jax.value_and_grad(loss)(coded.reals, coded, batch, codes)
+        nodes = {}
+        for name, form in forms.items():
+            (weight,) = jax.linear_transpose(form.restore, form.weight)(slopes.nodes[name].weight)
+            nodes[name] = Weights(weight, slopes.nodes[name].bias)
+        return lax.pmean((value, Reals(slopes.factors, nodes)), AXIS)
 
-    gradients = over_devices(share, mesh, (SHARED, SHARED, SPLIT, SPLIT), SHARED)
-
-    @jax.jit
-    def step(
-        trained: Trainable, state: Any, coded: Coded, batch: Batch, codes: Mapping[str, Array]
-    ) -> tuple[Trainable, Any, Array]:
-        value, slopes = gradients(trained, coded, batch, codes)
-        # What no gradient reaches must not be moved by one that is not a number.
-        slopes = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), slopes)
-        updates, state = optimizer.update(slopes, state, trained)
-        return optax.apply_updates(trained, updates), state, value
-
-    return step
+    options = gradient_options(jax.default_backend())
+    return jax.jit(over_devices(share, mesh, (SHARED, SPLIT, SPLIT), SHARED), compiler_options=options)

@@ -1,7 +1,6 @@
 """Straight-through rules: values as the integers have them, gradients as if rounding were the identity.
 
-`carry` lets a value that the planner computed take the place of a differentiable one; `code_data` does so with a value
-of the emulator; `code_weights` is the rule of weights.
+`code_data` is the rule of data, inside the compiled step; `weight_slopes` is that of weights, on the host.
 """
 
 from typing import Any
@@ -10,20 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-
-
-@jax.custom_vjp
-def carry(surrogate: Array, value: Array) -> Array:
-    """`value`, bit for bit; its gradient goes to `surrogate`, unchanged.
-
-    Args:
-      surrogate: float32, how the value depends on what is trained, roughly.
-      value: float32 of the same shape, what it really is.
-    """
-    return value
-
-
-carry.defvjp(lambda surrogate, value: (value, None), lambda _, g: (g, None))
 
 
 @jax.custom_vjp
@@ -68,35 +53,51 @@ def _summed(slope: Array, like: Array) -> Array:
     return jnp.sum(slope, axis=axes).reshape(jnp.shape(like))
 
 
-def code_weights(weight: Array, clip: Array, profile: Array, factor: Array, step: Array, limit: int) -> Array:
-    """What the codes of weights stand for, with a learned step (LSQ) for every output channel.
+def weight_slopes(
+    slope: np.ndarray,
+    weight: np.ndarray,
+    clip: np.ndarray,
+    profile: np.ndarray,
+    factor: np.ndarray,
+    step: np.ndarray,
+    limit: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients behind the codes of weights, with a learned step (LSQ) for every output channel.
 
     Every output channel's weights, in units of the input's codes, are limited to +-profile * 2**clip; the largest takes
-    the largest code, as in the planner.
+    the largest code, as in the planner. What the codes stand for: round(w / step) * step.
 
     Args:
+      slope: float32 [O, J, *kernel], with respect to what the codes stand for.
       weight: float32 [O, J, *kernel].
       clip: float32 [O], log2 of the share of `profile` that the weights are limited to.
       profile: float32 [O, J, 1...], where clip = 0 limits them.
-      factor: float32 [O, J, 1...] (or 1 for O), codes per real unit of the input behind each weight.
+      factor: float32 [O, J, 1...], codes per real unit of the input behind each weight.
       step: float32 [O, J, 1...], real units per weight code, as planned.
       limit: largest code.
 
     Returns:
-      Float32 like weight: round(w / step) * step. Gradients: 1 with respect to a weight within the limit, 0 beyond it;
-      a weight beyond it passes its gradient on to `clip`; with respect to the step, which follows the largest weight
-      and `factor`: round(w / step) - w / step.
+      Float32, with respect to weight, clip and factor. A weight within the limit has `slope`; one beyond it passes it
+      on to `clip`; the step, which follows the largest weight and `factor`, has round(w / step) - w / step times it.
     """
+    rest, kernel = tuple(range(1, weight.ndim)), tuple(range(2, weight.ndim))
     bound = limits(clip, profile)
-    held = jnp.where(weight > bound, bound, jnp.where(weight < -bound, -bound, weight))
-    rest = tuple(range(1, weight.ndim))
-    largest = jnp.max(jnp.abs(held / factor), axis=rest, keepdims=True)
-    step = carry(jnp.broadcast_to(largest / limit * factor, step.shape), step)
+    held = np.clip(weight, -bound, bound)
     codes = held / step
-    codes = codes + jax.lax.stop_gradient(jnp.rint(codes) - codes)
-    return codes * step
+    to_step = (slope * (np.rint(codes) - codes)).sum(axis=kernel, keepdims=True)
+    size = np.abs(held / factor)
+    largest = size.max(axis=rest, keepdims=True)
+    # The step is largest / limit * factor; weights that are equally large share what reaches the largest.
+    at = size == largest
+    to_largest = (to_step * factor).sum(axis=rest, keepdims=True) / limit / at.sum(axis=rest, keepdims=True)
+    to_size = np.where(at, to_largest, 0)
+    to_factor = to_step * largest / limit - (to_size * size / factor).sum(axis=kernel, keepdims=True)
+    to_held = slope + to_size * np.sign(held) / factor
+    beyond = np.abs(weight) > bound
+    to_clip = np.log(2) * np.where(beyond, to_held * held, 0).sum(axis=rest)
+    return tuple(a.astype(np.float32) for a in (np.where(beyond, 0, to_held), to_clip, to_factor))
 
 
-def limits(clip: Array | np.ndarray, profile: Array | np.ndarray) -> Array:
+def limits(clip: np.ndarray, profile: np.ndarray) -> np.ndarray:
     """The largest |weight| of every output channel and input, float32 [O, J, 1...]."""
-    return jnp.exp2(clip).reshape(-1, *[1] * (profile.ndim - 1)) * profile
+    return np.exp2(clip).reshape(-1, *[1] * (profile.ndim - 1)) * profile

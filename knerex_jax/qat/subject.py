@@ -1,12 +1,12 @@
 """What is trained of a plan, and the plan that trained values make: the planner's own integers, every time."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from knerex_jax.fixedpoint.qformat import data_limits, weight_limit
@@ -15,6 +15,7 @@ from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.mac import MacForm
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.qat.config import NARROW_BITS
 from knerex_jax.qat.scales import ScaleClasses
 from knerex_jax.qat.straight import limits
 from knerex_jax.quantize.planner import Planned, refine_plan
@@ -22,9 +23,6 @@ from knerex_jax.refine.bias_nodes import view_of, weighted_nodes, with_biases
 from knerex_jax.refine.clip import best_shares
 from knerex_jax.refine.grid import mac_instructions, with_weights
 from knerex_jax.targets.spec import Target
-
-_NARROW_BITS = 4
-"""Codes this narrow start with the clipping of weights that errs least; wider ones with none."""
 
 
 @jax.tree_util.register_dataclass
@@ -66,15 +64,19 @@ class TrainedNode:
     limit: int
     profile: np.ndarray
 
-    def spread(self, values: Any) -> Any:
+    def spread(self, values: np.ndarray) -> np.ndarray:
         """[O, J] (or [1, J]) -> broadcastable against the weights."""
         return values.reshape(*values.shape[:2], *[1] * (self.form.weight.ndim - 2))
 
-    def feeding(self, factor: Any) -> Any:
+    def feeding(self, factor: np.ndarray) -> np.ndarray:
         """A factor of the input, broadcastable against the tensor, by weight: [O, J, 1...]."""
-        per_channel = factor.reshape(-1)
-        per_channel = jnp.broadcast_to(per_channel, (int(self.form.feeding.max()) + 1,))
+        per_channel = np.broadcast_to(factor.reshape(-1), (int(self.form.feeding.max()) + 1,))
         return self.spread(per_channel[self.form.feeding])
+
+    def fed(self, slopes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The transpose of `feeding`: gradients by weight, [O, J, 1...], summed for a factor of that shape."""
+        sums = np.bincount(self.form.feeding.ravel(), slopes.ravel())
+        return (sums if math.prod(shape) > 1 else sums.sum()).reshape(shape).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Subject:
         formats = self.base.plan.formats
         reach = {n.y: data_limits(formats[n.y].bits)[1] / formats[n.y].factor for n in self.nodes}
         return Trainable(
-            weights={n.name: _rms(n.form.weight) for n in self.nodes},
+            weights={n.name: np.broadcast_to(_rms(n.form.weight), n.form.weight.shape) for n in self.nodes},
             biases={
                 n.name: np.broadcast_to(reach[n.y], n.form.bias.shape).astype(np.float32)
                 for n in self.nodes
@@ -153,7 +155,7 @@ class Subject:
         constants = dict(self.base.refined.constants)
         for n in self.nodes:
             weight, bias = n.held
-            bound = np.asarray(limits(trained.clips[n.name], n.profile))
+            bound = limits(trained.clips[n.name], n.profile)
             made = n.form.restore(np.clip(trained.weights[n.name], -bound, bound))
             constants[weight] = np.ascontiguousarray(made.reshape(constants[weight].shape))
             if bias is not None:
@@ -207,7 +209,8 @@ def _trained(base: Planned, name: str, registry: Mapping[str, OpDef]) -> Trained
 
 
 def _first_clip(node: TrainedNode) -> np.ndarray:
-    if node.limit > weight_limit(_NARROW_BITS):
+    """The clipping of narrow weights that errs least; none of wider ones."""
+    if node.limit > weight_limit(NARROW_BITS):
         return np.zeros(len(node.form.weight), np.float32)
     shares = best_shares(node.form.weight / node.profile.astype(np.float64), node.limit)
     return np.log2(shares).reshape(-1).astype(np.float32)

@@ -9,6 +9,7 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -129,8 +130,9 @@ DEVICES = """
     from knerex_jax.qat.forward import Coded
     from knerex_jax.qat.objective import Objective
     from knerex_jax.parallel.devices import replicated, split
-    from knerex_jax.qat.step import Batch, make_emulate, make_optimizer, make_step, training_mesh
+    from knerex_jax.qat.step import Batch, make_emulate, make_slopes, training_mesh
     from knerex_jax.qat.subject import Subject
+    from knerex_jax.qat.teacher import Teacher
     from knerex_jax.targets import TARGETS
 
     planned, inputs = planned_case("720 int8")
@@ -138,18 +140,15 @@ DEVICES = """
     emulator = Emulator.of(planned.program, planned.constants)
     made = []
     for devices in (1, 2):
-        config = QATConfig(train_devices=devices, inner_weight=0.5, warmup=0)
-        objective, optimizer = Objective(subject, config), make_optimizer(config, subject.units)
-        mesh = training_mesh(config, 8)
-        step = make_step(objective, optimizer, {t: 1.0 for t in objective.taps}, mesh)
-        trained, state = replicated((subject.start, optimizer.init(subject.start)), mesh)
-        coded = Coded.of(subject, planned)
-        batch = Batch({t: v[:8, None] for t, v in inputs.items()}, None)
-        coded, batch = replicated(coded, mesh), split(batch, mesh)
-        assert len(next(iter(batch.inputs.values())).sharding.device_set) == devices
-        codes = make_emulate(subject, emulator.methods, mesh)(coded, batch)
-        trained, state, loss = step(trained, state, coded, batch, codes)
-        made.append((float(loss), jax.tree.leaves(jax.tree.map(np.asarray, state[0].mu))))
+        config = QATConfig(train_devices=devices, inner_weight=0.5)
+        objective, mesh = Objective(subject, config), training_mesh(config, 8)
+        given = split({t: v[:8, None] for t, v in inputs.items()}, mesh)
+        assert len(next(iter(given.values())).sharding.device_set) == devices
+        coded = replicated(Coded.of(subject, planned), mesh)
+        batch = Batch(given, Teacher.of(objective, mesh)(given), None)
+        codes = make_emulate(subject, emulator.methods, mesh)(coded, given)
+        loss, slopes = make_slopes(objective, {t: 1.0 for t in objective.taps}, mesh)(coded, batch, codes)
+        made.append((float(loss), jax.tree.leaves(jax.tree.map(np.asarray, slopes))))
     assert abs(made[0][0] - made[1][0]) <= 1e-5 * made[0][0], made
     for a, b in zip(made[0][1], made[1][1]):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * max(np.abs(a).max(), 1e-6))
@@ -218,14 +217,21 @@ def test_formats_of_the_user_stay(folder):
     assert f.radix.tolist() == [4] and f.scale.tolist() == [1.25]
 
 
+def test_learning_rate_suits_the_weights_unless_it_is_asked_for():
+    narrow, wide = (kx.QATConfig().for_weights(bits).learning_rate for bits in (4, 8))
+    assert 0 < wide < narrow / 8
+    assert kx.QATConfig(learning_rate=0.01).for_weights(8).learning_rate == 0.01
+
+
 def test_groups_that_are_not_trained_stay(result):
-    from knerex_jax.qat.step import make_optimizer
+    from knerex_jax.qat.optimizer import make_optimizer
     from knerex_jax.qat.subject import Subject
 
     subject = Subject.of(result.planned, target=kx.TARGETS["730"])
-    config = replace(kx.QATConfig(warmup=0), train_weights=False, train_scales=False)
+    config = replace(kx.QATConfig(warmup=0, learning_rate=0.001), train_weights=False, train_scales=False)
     optimizer = make_optimizer(config, subject.units)
-    updates, _ = optimizer.update(subject.units, optimizer.init(subject.start), subject.start)
-    assert not any(np.asarray(u).any() for u in (*updates.weights.values(), updates.scales))
-    assert all(np.asarray(u).all() for u in (*updates.biases.values(), *updates.clips.values()))
+    made, _ = optimizer.update(subject.start, subject.units, optimizer.init(subject.start))
+    for group, stays in (("weights", True), ("biases", False), ("clips", False), ("scales", True)):
+        pairs = zip(jax.tree.leaves(getattr(made, group)), jax.tree.leaves(getattr(subject.start, group)), strict=True)
+        assert all((a == b).all() if stays else (a != b).all() for a, b in pairs), group
     assert METRICS == "qat.csv"

@@ -45,13 +45,32 @@ def test_moved_scales_meet_the_constraints(case):
 
 
 @pytest.mark.parametrize("case", ["720 int8", "520 int8"])
-def test_factors_are_those_of_the_formats(case):
+def test_factors_move_as_asked(case):
     planned, _ = planned_case(case)
     classes = classes_of(planned)
     moves = random_moves(classes)
-    factors, made = classes.factors(moves), classes.planned(moves)
+    moved, made = classes.moved(moves), classes.planned(moves)
     for t, f in made.items():
-        np.testing.assert_allclose(np.ravel(factors[t]), f.factor, rtol=1e-6)
+        expected = planned.plan.formats[t].factor * np.exp2(moved[classes.classes[t]].astype(np.float64))
+        np.testing.assert_allclose(f.factor, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["720 int8", "520 int8"])
+def test_slopes_are_those_of_the_moves(case):
+    """`moved` is linear within its reach: the slope of a weighted sum is exact by differences."""
+    planned, _ = planned_case(case)
+    classes = classes_of(planned)
+    moves = random_moves(classes)
+    moves[np.flatnonzero(classes.free)[0]] = REACH + 1
+    rng = np.random.default_rng(1)
+    given = {t: rng.normal(size=len(c)).astype(np.float32) for t, c in classes.classes.items()}
+
+    def total(log2: np.ndarray) -> float:
+        moved = classes.moved(log2).astype(np.float64)
+        return sum(float(slope @ moved[classes.classes[t]]) for t, slope in given.items())
+
+    wanted = [total(moves + 0.25 * unit) - total(moves - 0.25 * unit) for unit in np.eye(len(moves), dtype=np.float32)]
+    np.testing.assert_allclose(classes.slopes(moves, given), 2 * np.array(wanted), rtol=1e-4, atol=1e-4)
 
 
 def test_a_plan_of_moved_scales_computes_the_same_function():

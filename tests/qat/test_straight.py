@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knerex_jax.qat.straight import carry, code_data, code_weights
+from knerex_jax.qat.straight import code_data, weight_slopes
 
 LOW, HIGH = -8, 7
 
@@ -77,16 +77,6 @@ def test_data_rule_gives_finite_gradients_for_values_that_are_not(bad):
     assert slopes[0][0] == 0 and slopes[0][1] == 1
 
 
-def test_carried_values_pass_their_gradient_on():
-    surrogate, value = jnp.array([1.0, 2.0]), jnp.array([0.1, 7.0])
-    made, back = jax.vjp(carry, surrogate, value)
-    np.testing.assert_array_equal(made, value)
-    g = jnp.array([3.0, -4.0])
-    to_surrogate, to_value = back(g)
-    np.testing.assert_array_equal(to_surrogate, g)
-    assert not np.asarray(to_value).any()
-
-
 def test_weight_rule_is_the_gradient_with_constant_rounding():
     rng = np.random.default_rng(1)
     weight, g = rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 4, 2))
@@ -109,13 +99,8 @@ def test_weight_rule_is_the_gradient_with_constant_rounding():
         held, step = parts(weight, clip, factor)
         return float((g * (held / step + rounding) * step).sum())
 
-    def rule(weight, clip, factor):
-        made = code_weights(weight, clip, jnp.float32(profile), factor, jnp.float32(step), limit)
-        return jnp.sum(jnp.float32(g) * made), made
-
-    args = [jnp.asarray(a, jnp.float32) for a in (weight, clip, factor)]
-    slopes, made = jax.grad(rule, (0, 1, 2), has_aux=True)(*args)
-    np.testing.assert_allclose(made, np.rint(held / step) * step, rtol=1e-5, atol=1e-6)
+    args = [a.astype(np.float32) for a in (g, weight, clip, profile, factor, step)]
+    slopes = weight_slopes(*args, limit)
     places = [weight, clip, factor]
     for k, slope in enumerate(slopes):
         wanted = differences(lambda v, k=k: stands_for(*(v if j == k else p for j, p in enumerate(places))), places[k])
