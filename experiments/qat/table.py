@@ -56,7 +56,9 @@ ROWS: dict[str, Row] = {
     "A9 w4a8": Row(500, 1000, {"steps": 300, "learning_rate": 0.002, "train_batch": 16}),
     "A3_front w4a8": Row(384, 200, {"steps": 300, "learning_rate": 0.002, "train_batch": 8}, SEARCHED),
     "A6_cls int8": Row(512, 400, {"steps": 300, "learning_rate": 0.00005, "train_batch": 8}),
-    "A1 int8": Row(128, 200, {"steps": 120, "learning_rate": 0.00005, "train_batch": 8, "evaluate_every": 20}, SEARCHED),
+    "A1 int8": Row(
+        128, 200, {"steps": 120, "learning_rate": 0.00005, "train_batch": 8, "evaluate_every": 20}, SEARCHED
+    ),
 }
 
 
