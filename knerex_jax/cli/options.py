@@ -24,7 +24,10 @@ MODEL_ID = click.option("--model-id", type=int, help="Which model of a nef.")
 KEY_FILE = click.option("--key-file", type=click.Path(), help="Key of an encrypted nef; else KNEREX_NEF_KEY.")
 """Options of several commands."""
 
-_FLOATS = ("weight_bandwidth", "dma_bandwidth", "percentage_16b", "headroom_16b", "output_headroom", "max_ms", "max_mb")
+_FLOATS = (
+    "weight_bandwidth", "dma_bandwidth", "percentage_16b", "headroom_16b", "output_headroom", "max_ms", "max_mb",
+    "learning_rate",
+)  # fmt: skip
 """Options of numbers without a default."""
 
 

@@ -86,7 +86,7 @@ def _weighted_taps(a: ConvAttrs, x: Array, weights: Array) -> Array:
 
 
 def _weighted_taps_bwd(a: ConvAttrs, held: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """Gradients of the weights tap by tap in a loop: unrolled, each keeps a copy of x and is compiled for itself."""
+    """Weights tap by tap in a loop: unrolled, every tap would keep a copy of x and be compiled for itself."""
     x, weights = held
     (to_x,) = jax.linear_transpose(lambda x: _weighted_taps.__wrapped__(a, x, weights), x)(g)
     starts = np.array([*np.ndindex(*a.kernel_shape)]) * np.array(a.dilations)

@@ -217,6 +217,13 @@ def test_formats_of_the_user_stay(folder):
     assert f.radix.tolist() == [4] and f.scale.tolist() == [1.25]
 
 
+def test_the_command_line_takes_a_learning_rate_as_a_number():
+    from knerex_jax.cli.qat import qat
+
+    (option,) = (p for p in qat.params if p.name == "learning_rate")
+    assert option.type.convert("3e-5", option, None) == 3e-5
+
+
 def test_learning_rate_suits_the_weights_unless_it_is_asked_for():
     narrow, wide = (kx.QATConfig().for_weights(bits).learning_rate for bits in (4, 8))
     assert 0 < wide < narrow / 8
