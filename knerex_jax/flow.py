@@ -322,8 +322,10 @@ def sigmoid_outputs(config: PTQConfig, outputs: Iterable[str]) -> tuple[str, ...
       ConfigError: one of those named is no output; with a suggestion.
     """
     known = tuple(outputs)
-    if config.quantize_mode != "post_sigmoid" or config.sigmoid_outputs is None:
-        return known if config.quantize_mode == "post_sigmoid" else ()
+    if config.quantize_mode != "post_sigmoid":
+        return ()
+    if config.sigmoid_outputs is None:
+        return known
     for name in config.sigmoid_outputs:
         if name not in known:
             fix = nearest(name, known, f"the outputs are {', '.join(known)}")

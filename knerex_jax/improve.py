@@ -133,8 +133,7 @@ def choose_ranges(
     wide = _asks_for_wide_data(model, base)
     if wide:
         plans = _distinct(plans)
-    sigmoids = sigmoid_outputs(config, model.graph.outputs)
-    meter = NoiseMeter.of(model, samples, ops, config.batch_size, sigmoids)
+    meter = _meter(model, samples, config, ops)
     tell = None if progress is None else partial(progress, "try ranges")
     found = search_ranges(plans, meter, tell)
     finalists, room = tuple(candidates[label] for label in found.finalists), None
@@ -318,8 +317,11 @@ def _judge(model: Model, samples: Samples, config: PTQConfig, ops: Ops) -> Noise
     if not config.learns or _count(samples) < FEWEST_SAMPLES or model.exact.issuperset(model.graph.outputs):
         return None
     judging = held_out(np.arange(_count(samples)))
-    sigmoids = sigmoid_outputs(config, model.graph.outputs)
-    return NoiseMeter.of(model, {t: a[judging] for t, a in samples.items()}, ops, config.batch_size, sigmoids)
+    return _meter(model, {t: a[judging] for t, a in samples.items()}, config, ops)
+
+
+def _meter(model: Model, samples: Samples, config: PTQConfig, ops: Ops) -> NoiseMeter:
+    return NoiseMeter.of(model, samples, ops, config.batch_size, sigmoid_outputs(config, model.graph.outputs))
 
 
 def _noted(planned: Planned, where: str, asked: str, change: str) -> Planned:

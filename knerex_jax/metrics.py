@@ -21,6 +21,14 @@ def behind_sigmoids(values: Mapping[str, np.ndarray], outputs: Collection[str]) 
     return {t: expit(v) if t in outputs else v for t, v in values.items()}
 
 
+def output_snr(
+    reference: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], sigmoids: Collection[str] = ()
+) -> dict[str, float]:
+    """`snr_db` of every output of the reference, behind their sigmoids where these follow."""
+    wanted, made = (behind_sigmoids(v, sigmoids) for v in (reference, found))
+    return {t: snr_db(wanted[t], made[t]) for t in wanted}
+
+
 @dataclass(frozen=True)
 class Metric:
     """A score of a model on labelled data: the mean of numbers that every sample gives by itself.

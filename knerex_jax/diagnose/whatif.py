@@ -16,7 +16,7 @@ from knerex_jax.diagnose.refined import as_stored, carried_over
 from knerex_jax.emulator.run import Emulator
 from knerex_jax.errors import ArtifactError, ConfigError, PlanError
 from knerex_jax.graph.ir import Model
-from knerex_jax.metrics import behind_sigmoids, snr_db
+from knerex_jax.metrics import output_snr
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
@@ -147,8 +147,7 @@ class WhatIf:
         """
         reference = self._float.run(inputs, batch_size=batch_size)
         found = trial.fixed.run(inputs, batch_size=batch_size)
-        wanted, made = (behind_sigmoids(v, self.behind_sigmoid) for v in (reference, found))
-        return {t: snr_db(wanted[t], made[t]) for t in wanted}
+        return output_snr(reference, found, self.behind_sigmoid)
 
     @property
     def compiled(self) -> int:

@@ -16,7 +16,7 @@ from knerex_jax.deliver import compile_or_note
 from knerex_jax.errors import KnerexError
 from knerex_jax.flow import make_plan, measure, open_calibration, open_model, ranges_of, sigmoid_outputs
 from knerex_jax.graph.ir import Model
-from knerex_jax.metrics import behind_sigmoids, snr_db
+from knerex_jax.metrics import output_snr
 from knerex_jax.ops import REGISTRY
 from knerex_jax.performance.evaluation import evaluation_of
 from knerex_jax.performance.subject import origins_of, subject_of_compiled
@@ -101,8 +101,7 @@ def _planned(config: PTQConfig, shared: Shared) -> Row:
         fps = evaluation_of(subject_of_compiled(name, compiled.program, config, planned.model)).fps
         weights = dict(compiled.program.sizes).get("weight", 0)
     behind = sigmoid_outputs(config, shared.model.graph.outputs)
-    wanted, made = (behind_sigmoids(v, behind) for v in (shared.reference, outputs))
-    return _figures({t: snr_db(v, made[t]) for t, v in wanted.items()}, fps, weights)
+    return _figures(output_snr(shared.reference, outputs, behind), fps, weights)
 
 
 def _whole(config: PTQConfig) -> Row:
