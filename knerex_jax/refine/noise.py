@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.special import expit
 
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.run import Emulator, dequantize
@@ -17,6 +16,9 @@ from knerex_jax.program.bounds import bound_program
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.refine.sensitivity import judged_outputs, run_float
 
+FLAT = 8.0
+"""Behind a sigmoid, values beyond this, either way, are one: it is within 0.0004 of its end."""
+
 
 @dataclass(frozen=True)
 class NoiseMeter:
@@ -26,7 +28,7 @@ class NoiseMeter:
       inputs: name -> [N, ...] in place of the model's batch axis.
       reference: tensor -> [N, ...], what the float model makes of them.
       batch_size: samples per compiled step.
-      sigmoids: those of the reference that count behind a sigmoid.
+      sigmoids: those of the reference that a sigmoid follows; they count as far as it is not flat.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -51,7 +53,8 @@ class NoiseMeter:
           inputs: name -> [N, ...] in place of the model's batch axis.
           registry: operator records.
           batch_size: samples per compiled step.
-          sigmoids: outputs that a sigmoid outside the model follows: noise behind it counts, as the user asks for it.
+          sigmoids: outputs that a sigmoid outside the model follows. What it makes one is one here; the rest counts
+            in front of it, as inside the model: behind it, scores that only their order tells apart would not count.
 
         Raises:
           ModelError: the inputs do not fit the model.
@@ -97,5 +100,5 @@ class NoiseMeter:
     def _share(self, tensor: str, made: np.ndarray) -> float:
         expected, made = self.reference[tensor].astype(np.float64).reshape(made.shape), made.astype(np.float64)
         if tensor in self.sigmoids:
-            expected, made = expit(expected), expit(made)
+            expected, made = np.clip(expected, -FLAT, FLAT), np.clip(made, -FLAT, FLAT)
         return float(((made - expected) ** 2).sum() / max(float((expected**2).sum()), np.finfo(np.float64).tiny))
