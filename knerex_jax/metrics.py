@@ -16,6 +16,13 @@ def snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
     return _decibel((float(np.sum(ref**2)), noise))
 
 
+def noise_share(reference: np.ndarray, approximate: np.ndarray) -> float:
+    """Energy of the error over energy of the reference (1 / SNR), pooled over all; finite without signal, too."""
+    exact = np.asarray(reference, np.float64)
+    noise = float(np.sum((np.asarray(approximate, np.float64).reshape(exact.shape) - exact) ** 2))
+    return noise / max(float(np.sum(exact**2)), np.finfo(np.float64).tiny)
+
+
 def behind_sigmoids(values: Mapping[str, np.ndarray], outputs: Collection[str]) -> dict[str, np.ndarray]:
     """The same arrays, and of the outputs named what a sigmoid outside the model makes of them (section 6)."""
     return {t: expit(v) if t in outputs else v for t, v in values.items()}

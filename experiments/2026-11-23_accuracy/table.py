@@ -46,6 +46,7 @@ WIDTHS = {
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "searched": {"range_search": True},
+    "rounded": {"range_search": True, "weight_rounding": "learned"},
     "learned": {"range_search": True, "weight_rounding": "learned", "optimize": 3},
 }
 """What is learned from the calibration data, apart from ranges at a percentage; one for all models."""
@@ -54,6 +55,14 @@ SCORE = {
     "A5": "character_accuracy", "A6_cls": "top1", "A7": "notes_right", "A8": "auc", "A9": "top1",
 }  # fmt: skip
 """The measure by labels whose loss gets an interval."""
+OVERRIDES: dict[str, dict[str, dict[str, Any]]] = {
+    # What a logarithm reads spans more decades than 8 bits have: magnitude and power of every bin in 15 bits.
+    "A7": {
+        f"*{name}": {"bitwidth": 15} for name in
+        ("cq_t2010v2_1/Sqrt_1", "transpose_70", "normalized_log_1/Square", "normalized_log_1/add")
+    },
+}  # fmt: skip
+"""Widths of single nodes, by model."""
 RESAMPLES = 200
 CHUNK = 16  # samples whose outputs are in float64 at once
 HEADERS = (
@@ -162,8 +171,8 @@ def measure(subject: Subject, platform: str, width: str, args: argparse.Namespac
         result = kx.run_ptq(
             p_onnx=subject.real.path, np_txt=subject.calibration, input_shape=subject.real.input_shapes,
             platform=platform, data_analysis_pct=args.pct, batch_size=subject.batch, p_output=folder, **WIDTHS[width],
-            **RECIPES[args.recipe], quan_config={"output_nodes": {"bitwidth": 15}} if args.wide_outputs else None,
-            **_sigmoids(subject.name, args.sigmoids),
+            **RECIPES[args.recipe], **_sigmoids(subject.name, args.sigmoids),
+            quan_config=_overrides(subject.name, args),
         )  # fmt: skip
         fixed = FixedModel.load(result.paths["bie"])
         quantized = time.perf_counter()
@@ -188,6 +197,11 @@ def measure(subject: Subject, platform: str, width: str, args: argparse.Namespac
             "ptq_seconds": quantized - started,
             "seconds": time.perf_counter() - started,
         }
+
+
+def _overrides(name: str, args: argparse.Namespace) -> dict[str, Any] | None:
+    wide = {"output_nodes": {"bitwidth": 15}} if args.wide_outputs else {}
+    return {**wide, **(OVERRIDES.get(name, {}) if args.overrides else {})} or None
 
 
 def _sigmoids(name: str, wanted: bool) -> dict[str, Any]:
@@ -221,7 +235,7 @@ def widths_of(platform: str) -> tuple[str, ...]:
 
 def asked(args: argparse.Namespace) -> Row:
     """The settings that a row depends on."""
-    names = ("pct", "calibration", "samples", "oracle", "recipe", "wide_outputs", "sigmoids")
+    names = ("pct", "calibration", "samples", "oracle", "recipe", "wide_outputs", "sigmoids", "overrides")
     return {name: getattr(args, name) for name in names}
 
 
@@ -234,7 +248,10 @@ def line(row: Row) -> str:
     asked = row["asked"]
     rule = f"{asked['pct']:g}" if asked["recipe"] == "plain" else row.get("chosen") or asked["recipe"]
     width = row["width"] + ", outputs 15" * bool(asked.get("wide_outputs"))
-    width += ", sigmoids behind scores" * bool(asked.get("sigmoids"))
+    width += ", sigmoids behind scores" * bool(
+        asked.get("sigmoids") and row["model"] in ZOO and ZOO[row["model"]].sigmoid_outputs
+    )
+    width += ", widths of nodes" * bool(asked.get("overrides"))
     start = f"| {row['model']} | {row['platform']} | {width} | {rule}; "
     if "error" in row:
         return start + f" | failed | {row['error'].splitlines()[0]} |" + " |" * (len(HEADERS) - 6)
@@ -286,6 +303,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", choices=RECIPES, default="plain", help="what is learned from the calibration data")
     parser.add_argument("--wide-outputs", action="store_true", help="outputs of 15 bits (quan_config)")
     parser.add_argument("--sigmoids", action="store_true", help="say which outputs a sigmoid follows (A3)")
+    parser.add_argument("--overrides", action="store_true", help="widths of single nodes as in OVERRIDES (A7)")
     parser.add_argument("--oracle", type=int, default=0, help="samples of which every tensor meets the oracle")
     parser.add_argument("--calibration", type=int, help="calibration samples; default: the model's count")
     parser.add_argument("--samples", type=int, help="evaluation samples; default: all")

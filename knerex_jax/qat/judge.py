@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from knerex_jax.emulator.run import Emulator, dequantize
+from knerex_jax.metrics import noise_share
 from knerex_jax.qat.objective import Objective
 from knerex_jax.quantize.planner import Planned
 
@@ -59,7 +60,7 @@ class Judge:
         taps = tuple(self.reference)
         codes = emulator.codes(integers, self.inputs, taps=taps, batch_size=self.batch_size)
         made = {t: dequantize(planned.program, planned.constants, t, codes[t]) for t in taps}
-        noise = float(np.mean([_share(self.reference[t], made[t]) for t in self.objective.judged]))
+        noise = float(np.mean([noise_share(self.reference[t], made[t]) for t in self.objective.judged]))
         config = self.objective.config
         if config.loss is None:
             return Judged(noise, noise)
@@ -72,8 +73,3 @@ class Judge:
 
 def _like(values: np.ndarray, other: np.ndarray) -> np.ndarray:
     return values.reshape(other.shape)
-
-
-def _share(wanted: np.ndarray, made: np.ndarray) -> float:
-    expected = wanted.astype(np.float64).reshape(made.shape)
-    return float(((made - expected) ** 2).sum() / max(float((expected**2).sum()), np.finfo(np.float64).tiny))

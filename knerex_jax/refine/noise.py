@@ -10,6 +10,7 @@ import numpy as np
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.run import Emulator, dequantize
 from knerex_jax.graph.ir import Model
+from knerex_jax.metrics import noise_share
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
@@ -98,7 +99,5 @@ class NoiseMeter:
         return self._emulators[-1]
 
     def _share(self, tensor: str, made: np.ndarray) -> float:
-        expected, made = self.reference[tensor].astype(np.float64).reshape(made.shape), made.astype(np.float64)
-        if tensor in self.sigmoids:
-            expected, made = np.clip(expected, -FLAT, FLAT), np.clip(made, -FLAT, FLAT)
-        return float(((made - expected) ** 2).sum() / max(float((expected**2).sum()), np.finfo(np.float64).tiny))
+        end = FLAT if tensor in self.sigmoids else np.inf
+        return noise_share(np.clip(self.reference[tensor], -end, end), np.clip(made, -end, end))
