@@ -40,6 +40,7 @@ class QATConfig:
     warmup: int = _option(25, "steps in which the learning rate rises; it falls along a cosine behind them")
     train_batch: int = _option(32, "samples per training step, over all devices")
     train_samples: int = _option(4096, "calibration samples, at most, that are kept in memory to train on")
+    mixup: float = _option(0.0, "share of the taught samples that are mixed with another one, where inputs are real")
     evaluate_every: int = _option(25, "steps between two judgements on held-out samples")
     patience: int = _option(10, "judgements without improvement after which training stops")
     inner_weight: float = _option(0.0, "weight of the inner tensors' error beside that of the outputs")
@@ -62,6 +63,7 @@ class QATConfig:
         if self.learning_rate is not None:
             in_range("learning_rate", self.learning_rate, 0, 1)
         in_range("train_samples", self.train_samples, 8, None)
+        in_range("mixup", self.mixup, 0, 1)
         if self.train_devices is not None:
             in_range("train_devices", self.train_devices, 1, None)
         if self.labels is not None and self.loss is None:

@@ -20,6 +20,7 @@ from knerex_jax.errors import ConfigError
 from knerex_jax.files import write_atomic
 from knerex_jax.parallel.devices import replicated, split
 from knerex_jax.program.bounds import bound_program, join
+from knerex_jax.qat.batches import Batches
 from knerex_jax.qat.chain import slopes_of_trained
 from knerex_jax.qat.checkpoint import CHECKPOINT, Progressed, TrainingCheckpoints
 from knerex_jax.qat.config import METRICS, NARROW_BITS, QATConfig
@@ -149,7 +150,7 @@ class _Run:
     labels: np.ndarray | None
     objective: Objective
     judge: Judge
-    teaching: np.ndarray
+    batches: Batches
     optimizer: Optimizer
     engine: _Engine
     teacher: Teacher
@@ -171,7 +172,8 @@ class _Run:
         held = {t: a.reshape(-1, *types[t].shape) for t, a in stack_inputs(inputs, types).items()}
         judges = held_out(np.arange(len(next(iter(held.values())))))
         teaching = np.flatnonzero(~judges)
-        batch = min(config.train_batch, len(teaching))
+        batches = Batches.of(config, teaching, held)
+        batch = batches.size
         mesh = training_mesh(config, batch)
         teacher = Teacher.of(objective, mesh)
         kept = [t for t in objective.taps if t not in objective.inner]
@@ -189,7 +191,7 @@ class _Run:
         emulator, _ = engine.serve(given)
         before = judge(emulator, prepare(given.program, given.constants), given)
         return cls(
-            given, held, wanted, own, objective, judge, teaching, optimizer, engine, teacher, slopes, mesh, before
+            given, held, wanted, own, objective, judge, batches, optimizer, engine, teacher, slopes, mesh, before
         )
 
     @property
@@ -241,7 +243,7 @@ class _Run:
         found = self.judge(emulator, prepare(planned.program, planned.constants), planned)
         better = found.loss < state.best_loss
         row = {
-            "step": last, "epoch": last * self._size / len(self.teaching),
+            "step": last, "epoch": last * self.batches.size / len(self.batches.teaching),
             "learning_rate": float(schedule(config)(last - 1)), "train_loss": float(np.mean([*map(float, losses)])),
             "held_out_loss": found.loss, "held_out_snr_db": found.snr_db,
             "seconds": state.rows[-1]["seconds"] + time.perf_counter() - started,
@@ -253,7 +255,7 @@ class _Run:
 
     def result(self, state: Progressed) -> Tuned:
         """The best plan."""
-        samples = len(self.teaching), len(self.judge.inputs[next(iter(self.inputs))])
+        samples = len(self.batches.teaching), len(self.judge.inputs[next(iter(self.inputs))])
         best = min(state.rows, key=lambda r: (r["held_out_loss"], r["step"]))
         if state.best_loss >= self.before.loss:
             why = f"in {state.step} steps no plan was better on held-out samples"
@@ -266,20 +268,14 @@ class _Run:
         after = self.judge(emulator, prepare(planned.program, planned.constants), planned)
         return Tuned(planned, True, self.before, after, state.step, int(best["step"]), samples, state.rows)
 
-    @property
-    def _size(self) -> int:
-        return min(self.config.train_batch, len(self.teaching))
-
     def _batch(self, step: int) -> Batch:
-        """The samples of a step: every epoch in an order of its own, which step and seed alone decide."""
-        epoch, place_in = divmod(step, len(self.teaching) // self._size)
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(self.teaching)
-        chosen = order[place_in * self._size :][: self._size]
-        inputs, labels = {t: a[chosen] for t, a in self.inputs.items()}, self.labels
-        inputs, labels = split((inputs, None if labels is None else labels[chosen]), self.mesh)
-        if self.objective.inner:
+        """The samples of a step, on the devices."""
+        drawn, labels = self.batches(step), self.labels
+        inputs = drawn.of(self.inputs)
+        inputs, labels = split((inputs, None if labels is None else labels[drawn.places]), self.mesh)
+        if self.objective.inner or drawn.partners is not None:
             return Batch(inputs, self.teacher(inputs), labels)
-        return Batch(inputs, split({t: v[chosen] for t, v in self.wanted.items()}, self.mesh), labels)
+        return Batch(inputs, split({t: v[drawn.places] for t, v in self.wanted.items()}, self.mesh), labels)
 
 
 def _energies(values: np.ndarray) -> np.ndarray:

@@ -200,6 +200,8 @@ def test_labels_and_a_loss_of_the_user(folder):
         ({"mode": 0}, "mode"),
         ({"learning_rat": 0.1}, "learning_rate"),
         ({"np_txt": tiny_data(4)}, "samples"),
+        ({"mixup": 1.5}, "mixup"),
+        ({"mixup": 0.5, "labels": np.zeros(COUNT), "loss": lambda *_: 0.0}, "label"),
         (dict.fromkeys(("train_weights", "train_biases", "train_clips", "train_scales"), False), "train"),
     ],
     ids=lambda v: "" if isinstance(v, str) else next(iter(v)),
