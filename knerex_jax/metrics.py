@@ -11,16 +11,19 @@ from scipy.special import expit
 
 def snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
     """10 log10(sum ref^2 / sum (ref - approx)^2), pooled over everything; inf without error, -inf without signal."""
-    ref = np.asarray(reference, np.float64)
-    noise = float(np.sum((ref - np.asarray(approximate, np.float64)) ** 2))
-    return _decibel((float(np.sum(ref**2)), noise))
+    return _decibel(_signal_and_noise(reference, approximate))
 
 
 def noise_share(reference: np.ndarray, approximate: np.ndarray) -> float:
     """Energy of the error over energy of the reference (1 / SNR), pooled over all; finite without signal, too."""
-    exact = np.asarray(reference, np.float64)
-    noise = float(np.sum((np.asarray(approximate, np.float64).reshape(exact.shape) - exact) ** 2))
-    return noise / max(float(np.sum(exact**2)), np.finfo(np.float64).tiny)
+    signal, noise = _signal_and_noise(reference, np.reshape(approximate, np.shape(reference)))
+    return noise / max(signal, np.finfo(np.float64).tiny)
+
+
+def _signal_and_noise(reference: np.ndarray, approximate: np.ndarray) -> tuple[float, float]:
+    """Energies of the reference and of the error, pooled over everything, in float64."""
+    ref = np.asarray(reference, np.float64)
+    return float(np.sum(ref**2)), float(np.sum((ref - np.asarray(approximate, np.float64)) ** 2))
 
 
 def behind_sigmoids(values: Mapping[str, np.ndarray], outputs: Collection[str]) -> dict[str, np.ndarray]:

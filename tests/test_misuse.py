@@ -311,7 +311,7 @@ def test_read_only_folder(tmp_path, capsys, monkeypatch):
     locked.mkdir()
     if os.geteuid() == 0:  # whom permissions do not stop
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", locked], check=False, capture_output=True)
-        if mounted.returncode:
+        if mounted.returncode:  # without that right root can lock no folder: nothing to refuse
             pytest.skip("this root may not mount")
     else:
         locked.chmod(0o555)

@@ -248,10 +248,8 @@ def line(row: Row) -> str:
     asked = row["asked"]
     rule = f"{asked['pct']:g}" if asked["recipe"] == "plain" else row.get("chosen") or asked["recipe"]
     width = row["width"] + ", outputs 15" * bool(asked.get("wide_outputs"))
-    width += ", sigmoids behind scores" * bool(
-        asked.get("sigmoids") and row["model"] in ZOO and ZOO[row["model"]].sigmoid_outputs
-    )
-    width += ", widths of nodes" * bool(asked.get("overrides"))
+    width += ", sigmoids behind scores" * bool(_sigmoids(row["model"], asked.get("sigmoids", False)))
+    width += ", widths of nodes" * (asked.get("overrides", False) and row["model"] in OVERRIDES)
     start = f"| {row['model']} | {row['platform']} | {width} | {rule}; "
     if "error" in row:
         return start + f" | failed | {row['error'].splitlines()[0]} |" + " |" * (len(HEADERS) - 6)
