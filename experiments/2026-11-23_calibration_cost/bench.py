@@ -145,12 +145,13 @@ def zoo_case(name: str) -> Case:
     from knerex_jax.flow import decompose_onnx
     from knerex_jax.lowering.float import lower_float
     from knerex_jax.ops import REGISTRY
+    from knerex_jax.quantize.config import make_config
     from knerex_jax.quantize.structure import analyse
     from knerex_jax.targets import TARGETS
     from knerex_jax.zoo.sets import zoo_model
 
     zoo = zoo_model(name)
-    model = decompose_onnx(zoo.path())
+    model = decompose_onnx(zoo.path(), make_config(input_shape=zoo.input_shapes))
     graph = model.graph
     observed = analyse(model, TARGETS["720"], REGISTRY).observed
     fn, params = lower_float(model, taps=observed)
@@ -170,7 +171,7 @@ def cost(case: Case, batch: int, rounds: int) -> dict[str, Any]:
 
     first = extremes_of(measurement)
     ranged = compile_step(measurement, first)
-    states = init_states(first)
+    states = init_states(first, None)
     states, _ = ranged(states, params, inputs, np.int32(batch))
     second = {}
     for t, (seen,) in states.items():
@@ -179,7 +180,7 @@ def cost(case: Case, batch: int, rounds: int) -> dict[str, Any]:
             grid = fine_grid(host)
             second[t] = (histogram(grid),), (host.next_window(grid.octaves),)
     counted = compile_step(measurement, second)
-    counts = init_states(second)
+    counts = init_states(second, None)
     forward = jax.jit(lambda p, x: {t: v for t, v in jax.vmap(case.fn, (None, 0))(p, x).items() if t in exact})
 
     held = {"first": states, "second": counts}
