@@ -61,6 +61,23 @@ def _read(c: Mapping[str, Any], method: Method) -> dict[str, Any]:
     return kept
 
 
+def joined_images(turn: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A function of images [1, ...] that under vmap sees the samples on the batch axis, as instructions do.
+
+    Between two instructions it then meets no reshape that would keep the compiler from cancelling turns.
+    """
+    mapped = custom_vmap(turn)
+
+    @mapped.def_vmap
+    def _rule(size: int, batched: Any, x: Array) -> tuple[Array, bool]:
+        if x.shape[1] != 1:
+            return jax.vmap(turn)(x), True
+        made = turn(lax.reshape(x, (size, *x.shape[2:])))
+        return lax.reshape(made, (size, 1, *made.shape[1:])), True
+
+    return mapped
+
+
 def _joined(i: Primitive, compute: Callable[..., Array]) -> Callable[..., Array]:
     """Gives what computes an instruction on images its rule under vmap: samples join the batch axis of the model.
 

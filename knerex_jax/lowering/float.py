@@ -26,7 +26,8 @@ def lower_float(
       model: typed graph and constants.
       taps: inner tensors to return beside the outputs.
       registry: operator records.
-      once: on a CPU, results with several readers are kept apart from them: faster where few tensors are returned.
+      once: on a CPU, results with several readers (a tap is one) are kept apart from them: faster where few tensors are
+        returned.
 
     Returns:
       fn(params, inputs) -> {tensor: array} for the model's outputs and the taps, and params, its constants. fn is pure,
@@ -34,8 +35,9 @@ def lower_float(
       For many samples: `jax.jit(jax.vmap(fn, (None, 0)))`.
     """
     graph = model.graph
-    wanted = dict.fromkeys((*graph.outputs, *taps))
-    readers = Counter(t for node in graph.nodes for t in node.inputs if once)
+    tapped = tuple(taps)
+    wanted = dict.fromkeys((*graph.outputs, *tapped))
+    readers = Counter((*tapped, *(t for node in graph.nodes for t in node.inputs)) if once else ())
 
     def fn(params: Mapping[str, Array], inputs: Mapping[str, Array]) -> dict[str, Array]:
         values = {**params, **inputs}

@@ -16,6 +16,7 @@ from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.graph.ir import Model, TensorType
+from knerex_jax.lowering.float import put_params
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.primitives import Mac
@@ -153,7 +154,7 @@ class Passes:
 
     @cached_property
     def _float_params(self) -> Any:
-        return jax.device_put(dict(self.model.constants))
+        return put_params(self.model, self.model.constants)
 
     @cached_property
     def _own_inputs(self) -> Params:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import jax.numpy as jnp
 import msgspec
@@ -18,10 +18,11 @@ from jax import Array
 from knerex_jax.emulator.fixed import accumulator, mac_sums, quantize_input, run_instruction
 from knerex_jax.emulator.methods import Method, Methods
 from knerex_jax.emulator.order import channels_first, channels_last, outside
+from knerex_jax.emulator.outline import joined_images
 from knerex_jax.emulator.products import stored
 from knerex_jax.fixedpoint.arith import exact64
-from knerex_jax.graph.ir import Model, Node
-from knerex_jax.ops.bind import op_of
+from knerex_jax.graph.ir import Model
+from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.primitives import Const, Instruction, Mac
 from knerex_jax.program.program import Program
@@ -29,8 +30,6 @@ from knerex_jax.refine.bias_nodes import Weighted
 from knerex_jax.refine.bias_sums import accumulator_sums, code_sums, float_sums, is_linear
 
 Step = Callable[[Any, Mapping[str, Array]], dict[str, Any]]
-
-_Item = TypeVar("_Item", Instruction, Node)
 
 SUMS = "sums:"
 """Key of a step's sums beside the frontier."""
@@ -100,10 +99,10 @@ def make_stages(program: Program, weighted: Sequence[Weighted]) -> tuple[Stage, 
     return tuple(replace(s, reads=r, gives=g & x) for s, r, g, x in zip(made, reads, given, later, strict=True))
 
 
-def _needed(items: Sequence[_Item], names: Collection[str]) -> list[_Item]:
+def _needed(items: Sequence[Instruction], names: Collection[str]) -> list[Instruction]:
     """Those that the named ones depend on, and these themselves."""
     wanted: set[str] = set()
-    found: list[_Item] = []
+    found: list[Instruction] = []
     for item in reversed(items):
         if item.name in names or not wanted.isdisjoint(item.outputs):
             wanted.update(item.inputs)
@@ -111,7 +110,7 @@ def _needed(items: Sequence[_Item], names: Collection[str]) -> list[_Item]:
     return found[::-1]
 
 
-def _cut(items: Sequence[_Item], names: Collection[str]) -> list[tuple[_Item, ...]]:
+def _cut(items: Sequence[Instruction], names: Collection[str]) -> list[tuple[Instruction, ...]]:
     """Runs that end with a named item."""
     ends = [k + 1 for k, item in enumerate(items) if item.name in names]
     return [tuple(items[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
@@ -163,7 +162,7 @@ def stage_step(stage: Stage, program: Program, methods: Methods) -> Step:
     """
 
     def step(params: Any, sample: Mapping[str, Array]) -> dict[str, Any]:
-        codes = {k.removeprefix(_CODE): _turned(v, channels_first) for k, v in sample.items() if k.startswith(_CODE)}
+        codes = {k.removeprefix(_CODE): _images(v, _FIRST) for k, v in sample.items() if k.startswith(_CODE)}
         if stage.start is None:
             codes |= {t: jnp.asarray(sample[input_key(t)]) for t in program.inputs}
             for t in set(program.inputs) & set(program.tensor):
@@ -171,8 +170,8 @@ def stage_step(stage: Stage, program: Program, methods: Methods) -> Step:
         for i in (*((stage.start,) if stage.start else ()), *stage.instructions):
             codes |= run_instruction(i, program, methods.step[i.name], params[i.name], codes, i.output in stage.shared)
         # Summed and kept: what makes them is computed once.
-        codes |= {t: stored(codes[t]) for t in stage.end.mac.inputs}
-        made = {key: _turned(codes[key.removeprefix(_CODE)], channels_last) for key in stage.gives}
+        codes |= {t: _images(codes[t], _STORED, stored) for t in stage.end.mac.inputs}
+        made = {key: _images(codes[key.removeprefix(_CODE)], _LAST) for key in stage.gives}
         return made | {SUMS: fixed_sums(stage.end, methods.step[stage.end.name], params[stage.end.name], codes)}
 
     return step
@@ -188,9 +187,15 @@ def fixed_sums(node: Weighted, method: Method, c: Any, codes: Mapping[str, Array
         return accumulator_sums(outside(i, p), node.axis)
 
 
-def _turned(value: Array, turn: Callable[[Array], Array]) -> Array:
-    """Images cross a cut channels last, the layout convolutions work in: no cut moves their bytes about."""
-    return turn(value) if value.ndim > 3 else value
+# Images cross a cut channels last, the layout convolutions work in: no cut moves their bytes about.
+_FIRST, _LAST, _STORED = map(joined_images, (channels_first, channels_last, stored))
+
+
+def _images(
+    value: Array, turn: Callable[[Array], Array], other: Callable[[Array], Array] = lambda value: value
+) -> Array:
+    """Of an image, and of what is none."""
+    return turn(value) if value.ndim > 3 else other(value)
 
 
 def float_step(
@@ -214,15 +219,14 @@ def float_step(
       the sums of all nodes' float values before their activation (`float_sums`), one behind the other, node ->
       `fixed_sums` if parallel}.
     """
-    nodes = _needed(model.graph.nodes, {w.name for w in weighted})
+    made_by = {w.name: model.graph.node[w.name].outputs[0] for w in weighted}
+    read = dict.fromkeys(w.mac.inputs[0] for w in weighted) if parallel else ()
+    fn, _ = lower_float(model, taps=(*made_by.values(), *read), registry=registry, once=True)
 
     def step(params: Any, sample: Mapping[str, Array]) -> dict[str, Any]:
-        values = {**params["float"], **{key.removeprefix(_FLOAT): v for key, v in sample.items()}}
-        for node in nodes:
-            results = op_of(node, registry).to_float(node.attrs, *(values[t] if t else None for t in node.inputs))
-            results = results if isinstance(results, tuple | list) else (results,)
-            values.update((t, r) for t, r in zip(node.outputs, results, strict=False) if t)
-        outputs = [values[model.graph.node[w.name].outputs[0]] for w in weighted]
+        inputs = {key.removeprefix(_FLOAT): v for key, v in sample.items()}
+        values = inputs | fn(params["float"], inputs)
+        outputs = [values[made_by[w.name]] for w in weighted]
         sums = [float_sums(v, w.axis, w.reach) for v, w in zip(outputs, weighted, strict=True)]
         made = {"float": jnp.concatenate(sums, axis=1)}
         if parallel is None:
