@@ -35,6 +35,7 @@ from real_models import (  # noqa: E402
 
 import knerex_jax as kx  # noqa: E402
 from knerex_jax.artifacts.stages import finite  # noqa: E402
+from knerex_jax.metrics import behind_sigmoids  # noqa: E402
 from knerex_jax.runtime import FixedModel, FloatModel  # noqa: E402
 from knerex_jax.zoo import ZOO  # noqa: E402
 
@@ -177,7 +178,8 @@ def measure(subject: Subject, platform: str, width: str, args: argparse.Namespac
         fixed = FixedModel.load(result.paths["bie"])
         quantized = time.perf_counter()
         outputs = fixed.run(inputs, batch_size=subject.batch)
-        close = closeness(reference, outputs)
+        behind = _sigmoids(subject.name, args.sigmoids).get("sigmoid_outputs", ())
+        close = closeness(*(behind_sigmoids(v, behind) for v in (reference, outputs)))
         searched = result.report["learned"].get("range_search", {})
         return {
             "worst_db": min(v for v in close.values() if not isinstance(v, bool)),
@@ -300,7 +302,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pct", type=float, default=0.999, help="data_analysis_pct; detectors and transformers want 1")
     parser.add_argument("--recipe", choices=RECIPES, default="plain", help="what is learned from the calibration data")
     parser.add_argument("--wide-outputs", action="store_true", help="outputs of 15 bits (quan_config)")
-    parser.add_argument("--sigmoids", action="store_true", help="say which outputs a sigmoid follows (A3)")
+    parser.add_argument("--sigmoids", action="store_true", help="say what a sigmoid follows (A3); SNR behind it")
     parser.add_argument("--overrides", action="store_true", help="widths of single nodes as in OVERRIDES (A7)")
     parser.add_argument("--oracle", type=int, default=0, help="samples of which every tensor meets the oracle")
     parser.add_argument("--calibration", type=int, help="calibration samples; default: the model's count")

@@ -25,6 +25,9 @@ from exchange import Arrays, feeds  # noqa: E402
 from export import MODELS  # noqa: E402
 from real_models import REAL_MODELS  # noqa: E402
 
+from knerex_jax.metrics import behind_sigmoids  # noqa: E402
+from knerex_jax.zoo import ZOO  # noqa: E402
+
 HEADERS = (
     "model", "peer", "configuration", "samples", "worst dB", "SNR dB per output", "float -> quantized",
     "reads no codes",
@@ -74,8 +77,9 @@ def reading_no_codes(model: onnx.ModelProto) -> dict[str, int]:
 class Judge:
     """A model with its evaluation data and what the float file gives for it."""
 
-    def __init__(self, name: str, folder: Path, samples: int | None) -> None:
+    def __init__(self, name: str, folder: Path, samples: int | None, sigmoids: bool) -> None:
         self.name, self.folder, self.samples, self.real = name, folder / name, samples, REAL_MODELS[name]()
+        self.behind = ZOO[name].sigmoid_outputs if sigmoids and name in ZOO else ()
 
     @cached_property
     def evaluation(self) -> tuple[Arrays, np.ndarray | None]:
@@ -101,7 +105,8 @@ class Judge:
             for (name, exact), value in zip(self.reference.items(), outputs, strict=True)
         }
         labels = self.evaluation[1]
-        snr = {name: pooled_snr_db(exact, named[name]) for name, exact in self.reference.items()}
+        exact, made = (behind_sigmoids(v, self.behind) for v in (self.reference, named))
+        snr = {name: pooled_snr_db(v, made[name]) for name, v in exact.items()}
         return {
             "worst_db": min(snr.values()),
             "snr_db": snr,
@@ -113,11 +118,11 @@ class Judge:
 
     def rows(self, asked: Callable[[str], bool]) -> Iterator[Row]:
         """One per configuration on record; what is judged already is read, whatever is asked."""
-        records = (p for p in sorted(self.folder.glob("*/*.json")) if not p.name.endswith(".judged.json"))
+        records = (p for p in sorted(self.folder.glob("*/*.json")) if ".judged" not in p.name)
         for record in records:
             row = {"model": self.name, "peer": record.parent.name, "configuration": record.stem}
             row |= json.loads(record.read_text())
-            verdict = record.with_suffix(".judged.json")
+            verdict = record.with_suffix(".judged-behind-sigmoids.json" if self.behind else ".judged.json")
             if verdict.is_file():
                 row |= json.loads(verdict.read_text())
             elif not asked(f"{row['peer']}/{row['configuration']}"):
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--configurations", default="*", help="patterns of PEER/CONFIGURATION; default: all")
     parser.add_argument("--samples", type=int, help="evaluation samples; default: all; judged rows keep theirs")
+    parser.add_argument("--sigmoids", action="store_true", help="SNR of scores behind the sigmoids that follow (A3)")
     parser.add_argument("--out", type=Path, help="for .json and .md; default: FOLDER/table")
     args = parser.parse_args()
     out = args.out or args.folder / "table"
@@ -180,7 +186,7 @@ def main() -> None:
 
     rows: list[Row] = []
     for name in (n for n in args.models.split(",") if (args.folder / n).is_dir()):
-        for row in Judge(name, args.folder, args.samples).rows(asked):
+        for row in Judge(name, args.folder, args.samples, args.sigmoids).rows(asked):
             rows.append(row)
             print(line(row), flush=True)
             out.with_suffix(".json").write_text(json.dumps({"rows": rows}, indent=1))
