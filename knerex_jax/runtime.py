@@ -18,7 +18,7 @@ from knerex_jax.emulator.run import Emulator, dequantize, run_batches
 from knerex_jax.emulator.stream import at_once, over_samples
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
-from knerex_jax.lowering.float import lower_float, put_params
+from knerex_jax.lowering.float import lower_float, put_params, working_sets
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
@@ -62,12 +62,7 @@ class FloatModel:
     def step(self) -> tuple[Callable[..., Any], Any]:
         """The compiled function of (params, {input: [batch, *shape]}) -> {output: array}, and its params."""
         fn, params = lower_float(self.model, registry=self.ops, once=True)
-        types, constants = self.model.graph.types, self.model.constants
-        sizes = (
-            4 * sum(types[t].size for t in (*node.inputs, *node.outputs) if t in types and t not in constants)
-            for node in self.model.graph.nodes
-        )
-        step = over_devices(over_samples(fn, at_once(sizes)), self.mesh)
+        step = over_devices(over_samples(fn, at_once(working_sets(self.model))), self.mesh)
         held = put_params(self.model, params)
         return jax.jit(step), held if self.mesh is None else replicated(held, self.mesh)
 

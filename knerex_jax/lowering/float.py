@@ -60,6 +60,12 @@ def _once(x: Array) -> Array:
     return jnp.moveaxis(lax.optimization_barrier(jnp.moveaxis(x, 1, -1)), -1, 1)
 
 
+def working_sets(model: Model) -> Iterator[int]:
+    """Bytes that each node reads and makes for one sample, without constants (`stream.at_once`)."""
+    types = {t: v for t, v in model.graph.types.items() if t not in model.constants}
+    return (4 * sum(types[t].size for t in (*n.inputs, *n.outputs) if t in types) for n in model.graph.nodes)
+
+
 def put_params(model: Model, params: Mapping[str, np.ndarray]) -> dict[str, Array]:
     """Constants on the device; weights of convolutions lie there as the lowering reads them, with channels last.
 

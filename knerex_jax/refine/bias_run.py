@@ -13,10 +13,10 @@ from jax import Array
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.methods import Method, Methods
 from knerex_jax.emulator.prepare import Params, prepare
-from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.stream import at_once, compiler_options, over_samples, samples_at_once
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.graph.ir import Model, TensorType
-from knerex_jax.lowering.float import put_params
+from knerex_jax.lowering.float import put_params, working_sets
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.primitives import Mac
@@ -170,7 +170,7 @@ class Passes:
 
         def step() -> Callable[..., Any]:
             one = float_step(self.weighted, self.program, self.model, self.registry, methods)
-            return _grouped(over_samples(one, self.at_once))
+            return _grouped(over_samples(one, at_once(working_sets(self.model))))
 
         fn = self.compiled(("float", parallel), step)
         params = {"fixed": self._own_inputs if parallel else {}, "float": self._float_params}
