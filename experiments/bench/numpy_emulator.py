@@ -174,6 +174,9 @@ def _act(i: Any, c: Any, p: np.ndarray, bits: int) -> np.ndarray:
     if i.act == "leaky":
         slope, shift = (_along(c[k], i.axis, p.ndim) for k in ("slope", "slope_shift"))
         return np.where(p < 0, _saturate(_shr(p * slope, shift), bits), p)
+    if i.act == "hard_swish":
+        three, six = (_along(c[k], i.axis, p.ndim).astype(np.float64) for k in ("three", "six"))
+        return p * np.clip(p + three, 0, six)
     assert i.act in ("none", "neg", "abs"), f"{i.name}: no rule for {i.act}"
     return {"none": p, "neg": -p, "abs": np.abs(p)}[i.act]
 
