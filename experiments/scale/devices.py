@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +87,7 @@ def main() -> None:
             processes.join(f"localhost:{port}", count, number)
         print(json.dumps(one(args.models[0], args.samples, args.batch)))
         return
-    print(f"jax {kx.api.jax.__version__}, {args.samples} samples, {args.batch} per device and step\n")
+    print(f"jax {jax.__version__}, {args.samples} samples, {args.batch} per device and step\n")
     print("| model | devices | processes | counts | ranges | plan | codes | float score | fixed score | seconds |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     good = True

@@ -5,6 +5,8 @@ time, so that short calibrations never write one, and never takes more than a tw
 """
 
 import hashlib
+import io
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,12 +53,12 @@ class Unfinished:
     Attributes:
       reading: number of readings that are done.
       seen: what they made: samples, checksum, state; None before the first is done.
-      partial: the reading in progress.
+      partial: the reading in progress; None: nothing of it is done.
     """
 
     reading: int
     seen: tuple[int, int, CalibrationState] | None
-    partial: Partial
+    partial: Partial | None
 
 
 @dataclass
@@ -93,14 +95,14 @@ class Checkpoints:
         except (ArtifactError, KeyError, TypeError):
             self.notes.append("an unfinished calibration was left, but cannot be read: not used")
             return None
-        self.resumed = found.partial.samples
+        self.resumed = found.partial.samples if found.partial else 0
         total = "" if count is None else f" of {count}"
         self.notes.append(f"resumed at sample {self.resumed}{total}, reading {found.reading + 1} of the data")
         return found
 
-    def forget(self, why: str) -> None:
-        """What `load` gave is not gone on from."""
-        self.notes[-1] = f"an unfinished calibration was left: not used, because {why}"
+    def lagged(self, reading: int) -> None:
+        """What `load` gave is not gone on from: other processes had come as far as this reading."""
+        self.notes[-1:] = [f"other processes were in reading {reading + 1} of the data: resumed at its beginning"]
         self.resumed = 0
 
     def offer(self, unfinished: Callable[[], Unfinished]) -> None:
@@ -125,8 +127,25 @@ class Checkpoints:
         return None if key is None else hashlib.sha256(key.encode()).hexdigest()
 
 
+def message_of(seen: tuple[int, int, CalibrationState]) -> bytes:
+    """`Unfinished.seen` for another process."""
+    meta, arrays = _packed(Unfinished(0, seen, None))
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+    return file.getvalue()
+
+
+def seen_of(message: bytes) -> tuple[int, int, CalibrationState]:
+    """What `message_of` was told."""
+    with np.load(io.BytesIO(message), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    found = _unpacked(json.loads(arrays.pop("meta").tobytes()), arrays).seen
+    assert found is not None, "only what was seen is sent"
+    return found
+
+
 def _packed(unfinished: Unfinished) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    partial = unfinished.partial
+    partial = unfinished.partial or Partial(0, 0, {})
     meta: dict[str, Any] = {
         "reading": unfinished.reading, "samples": partial.samples, "digest": partial.digest, "seen": None,
         "observed": {t: [type(s).__name__ for s in states] for t, states in partial.states.items()},

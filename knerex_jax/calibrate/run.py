@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from knerex_jax.calibrate.checkpoint import Checkpoints, Partial, Unfinished
+from knerex_jax.calibrate.checkpoint import Checkpoints, Partial, Unfinished, message_of, seen_of
 from knerex_jax.calibrate.measured import Measured, RangeRule, is_enough
 from knerex_jax.calibrate.observers import Extremes, Grid, Observer, extremes, histogram, merge
 from knerex_jax.calibrate.reading import Batch, Measurement, Observers, compile_step, read
@@ -159,13 +159,26 @@ class _Kept:
 
 
 def _left(checkpoints: Checkpoints | None, count: int | None) -> Unfinished | None:
-    """Where an earlier run stopped; nowhere, if several processes stopped in different readings."""
+    """Where an earlier run stopped.
+
+    Of several processes, all go on in the reading that the furthest one was in; those that were not begin their part of
+    it, with what the readings before it made of all parts.
+    """
     left = None if checkpoints is None else checkpoints.load(count)
-    if processes.count() > 1:
-        readings = set(processes.exchange(str(left and left.reading).encode()))
-        if checkpoints is not None and left is not None and len(readings) > 1:
-            return checkpoints.forget("the processes were in different readings of the data")
-    return left
+    if processes.count() == 1:
+        return left
+    readings = [int(text) for text in processes.exchange(str(left.reading if left else -1).encode())]
+    furthest = max(readings)
+    if furthest < 1:  # parts of the first reading depend on nothing
+        return left
+    teller = readings.index(furthest)
+    seen = None if left is None or processes.index() != teller else left.seen
+    told = processes.exchange(b"" if seen is None else message_of(seen))[teller]
+    if left is not None and left.reading == furthest:
+        return left
+    if checkpoints is not None:
+        checkpoints.lagged(furthest)
+    return Unfinished(furthest, seen_of(told), None)
 
 
 def _read_each(

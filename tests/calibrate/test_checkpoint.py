@@ -8,9 +8,10 @@ from knerex_jax.calibrate import checkpoint
 from knerex_jax.calibrate.checkpoint import Checkpoints
 from knerex_jax.calibrate.measured import RangeRule
 from knerex_jax.calibrate.reading import Measurement
-from knerex_jax.calibrate.run import measure
+from knerex_jax.calibrate.run import _left, measure
 from knerex_jax.data.sources import open_source
 from knerex_jax.graph.ir import TensorType
+from knerex_jax.parallel import processes
 
 SHAPE = (1, 3, 4, 5)
 TYPES = {"x": TensorType("float32", SHAPE), "y": TensorType("float32", SHAPE)}
@@ -113,3 +114,50 @@ def test_identity_follows_contents_and_settings(tmp_path):
     assert file is not None and file == open_source(tmp_path / "a.npz", types).identity()
     np.savez(tmp_path / "a.npz", x=VALUES[:30])
     assert file != open_source(tmp_path / "a.npz", types).identity()
+
+
+def _told(monkeypatch, index, *answers):
+    """Process `index` of two; the other one's answers to what is asked. Gives what was said to it."""
+    said, other = [], iter(answers)
+
+    def exchange(message):
+        said.append(message)
+        return [message, next(other)] if index == 0 else [next(other), message]
+
+    for name, value in {"count": lambda: 2, "index": lambda: index, "exchange": exchange}.items():
+        monkeypatch.setattr(processes, name, value)
+    return said
+
+
+def test_processes_go_on_in_the_reading_of_the_furthest(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_SHARE", 0)
+    near, far = (Checkpoints(tmp_path / f"{n}.npz", lambda: "same", interval_s=0.0) for n in ("near", "far"))
+    for checkpoints, cut_after in ((near, 3), (far, 13)):
+        with pytest.raises(Cut):
+            _run(checkpoints, cut_after)
+    seen = far.load(37).seen
+
+    said = _told(monkeypatch, 0, b"0", b"")
+    left = _left(far, 37)
+    assert (left.reading, left.partial.samples) == (1, 20)
+    told = said[1]
+
+    _told(monkeypatch, 1, b"1", told)
+    left = _left(near, 37)
+    assert (left.reading, left.partial, near.resumed) == (1, None, 0)
+    assert "reading 2" in near.notes[-1]
+    assert left.seen[:2] == seen[:2]
+    (meta, arrays), (other_meta, others) = left.seen[2].packed(), seen[2].packed()
+    assert meta == other_meta
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+
+
+@pytest.mark.parametrize("other", [b"0", b"-1"])
+def test_parts_of_the_first_reading_are_kept_whatever_the_others_have(other, kept, monkeypatch):
+    with pytest.raises(Cut):
+        _run(kept(), 3)
+    checkpoints = kept()
+    _told(monkeypatch, 1, other)
+    assert _left(checkpoints, 37).partial.samples == 10
+    assert "resumed at sample 10" in checkpoints.notes[-1]
