@@ -6,7 +6,6 @@ time, so that short calibrations never write one, and never takes more than a tw
 
 import hashlib
 import io
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from knerex_jax.calibrate.npz import read_npz, write_npz
+from knerex_jax.calibrate.npz import pack_npz, read_npz, write_npz
 from knerex_jax.calibrate.observers import Extremes, Histogram
 from knerex_jax.calibrate.state import CalibrationState
 from knerex_jax.errors import ArtifactError
@@ -95,7 +94,7 @@ class Checkpoints:
         except (ArtifactError, KeyError, TypeError):
             self.notes.append("an unfinished calibration was left, but cannot be read: not used")
             return None
-        self.resumed = found.partial.samples if found.partial else 0
+        self.resumed = meta["samples"]
         total = "" if count is None else f" of {count}"
         self.notes.append(f"resumed at sample {self.resumed}{total}, reading {found.reading + 1} of the data")
         return found
@@ -129,23 +128,30 @@ class Checkpoints:
 
 def message_of(seen: tuple[int, int, CalibrationState]) -> bytes:
     """`Unfinished.seen` for another process."""
-    meta, arrays = _packed(Unfinished(0, seen, None))
+    meta, arrays = _packed_seen(seen)
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+    pack_npz(file, _KIND, meta, arrays)
     return file.getvalue()
 
 
 def seen_of(message: bytes) -> tuple[int, int, CalibrationState]:
     """What `message_of` was told."""
-    with np.load(io.BytesIO(message), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    found = _unpacked(json.loads(arrays.pop("meta").tobytes()), arrays).seen
-    assert found is not None, "only what was seen is sent"
-    return found
+    return _unpacked_seen(*read_npz(message, _KIND))
+
+
+def _packed_seen(seen: tuple[int, int, CalibrationState]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    samples, digest, state = seen
+    described, arrays = state.packed()
+    return {"count": samples, "digest": digest, **described}, arrays
+
+
+def _unpacked_seen(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[int, int, CalibrationState]:
+    return meta["count"], meta["digest"], CalibrationState.unpacked(meta, arrays)
 
 
 def _packed(unfinished: Unfinished) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    partial = unfinished.partial or Partial(0, 0, {})
+    partial = unfinished.partial
+    assert partial is not None, "a file is written within a reading"
     meta: dict[str, Any] = {
         "reading": unfinished.reading, "samples": partial.samples, "digest": partial.digest, "seen": None,
         "observed": {t: [type(s).__name__ for s in states] for t, states in partial.states.items()},
@@ -157,9 +163,7 @@ def _packed(unfinished: Unfinished) -> tuple[dict[str, Any], dict[str, np.ndarra
         for name in state._fields
     }
     if unfinished.seen is not None:
-        samples, digest, state = unfinished.seen
-        described, held = state.packed()
-        meta["seen"] = {"count": samples, "digest": digest, **described}
+        meta["seen"], held = _packed_seen(unfinished.seen)
         arrays |= {f"seen/{name}": array for name, array in held.items()}
     return meta, arrays
 
@@ -175,5 +179,5 @@ def _unpacked(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Unfi
     seen = None
     if (described := meta["seen"]) is not None:
         held = {name.removeprefix("seen/"): a for name, a in arrays.items() if name.startswith("seen/")}
-        seen = (described["count"], described["digest"], CalibrationState.unpacked(described, held))
+        seen = _unpacked_seen(described, held)
     return Unfinished(meta["reading"], seen, Partial(meta["samples"], meta["digest"], states))

@@ -169,7 +169,7 @@ def _left(checkpoints: Checkpoints | None, count: int | None) -> Unfinished | No
         return left
     readings = [int(text) for text in processes.exchange(str(left.reading if left else -1).encode())]
     furthest = max(readings)
-    if furthest < 1:  # parts of the first reading depend on nothing
+    if furthest < 1 or min(readings) == furthest:  # parts of the first reading depend on nothing
         return left
     teller = readings.index(furthest)
     seen = None if left is None or processes.index() != teller else left.seen

@@ -5,7 +5,7 @@ tracing instead of 3.3 s.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -70,12 +70,16 @@ def joined_images(turn: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
     @mapped.def_vmap
     def _rule(size: int, batched: Any, x: Array) -> tuple[Array, bool]:
-        if x.shape[1] != 1:
-            return jax.vmap(turn)(x), True
-        made = turn(lax.reshape(x, (size, *x.shape[2:])))
-        return lax.reshape(made, (size, 1, *made.shape[1:])), True
+        return _on_batch_axis(turn, x) if x.shape[1] == 1 else jax.vmap(turn)(x), True
 
     return mapped
+
+
+def _on_batch_axis(compute: Callable[..., Array], *operands: Array) -> Array:
+    """What is made of operands [n, 1, ...] whose samples join the batch axis."""
+    size = len(operands[0])
+    made = compute(*(lax.reshape(x, (size, *x.shape[2:])) for x in operands))
+    return lax.reshape(made, (size, 1, *made.shape[1:]))
 
 
 def _joined(i: Primitive, compute: Callable[..., Array]) -> Callable[..., Array]:
@@ -91,8 +95,7 @@ def _joined(i: Primitive, compute: Callable[..., Array]) -> Callable[..., Array]
         ranks = {x.ndim - 1 for x in operands}
         alike = len(ranks) == 1 and all(batched[1:]) and not any(jax.tree.leaves(batched[0]))
         if alike and is_turned(i, *ranks) and all(x.shape[1] == 1 for x in operands):
-            made = compute(c, *(lax.reshape(x, (size, *x.shape[2:])) for x in operands))
-            return lax.reshape(made, (size, 1, *made.shape[1:])), True
+            return _on_batch_axis(partial(compute, c), *operands), True
         axes = jax.tree.map(lambda b: 0 if b else None, batched)
         return jax.vmap(compute, axes, axis_size=size)(c, *operands), True
 

@@ -225,7 +225,7 @@ def float_step(
 
     def step(params: Any, sample: Mapping[str, Array]) -> dict[str, Any]:
         inputs = {key.removeprefix(_FLOAT): v for key, v in sample.items()}
-        values = inputs | fn(params["float"], inputs)
+        values = fn(params["float"], inputs)
         outputs = [values[made_by[w.name]] for w in weighted]
         sums = [float_sums(v, w.axis, w.reach) for v, w in zip(outputs, weighted, strict=True)]
         made = {"float": jnp.concatenate(sums, axis=1)}
