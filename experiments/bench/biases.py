@@ -42,7 +42,7 @@ def cost(
     sequential, floating, fixed = Sequential(passes), FloatModel(planned.model), fixed_model(planned)
 
     def adjust() -> Adjustment:
-        adjustment = Adjustment(view, planned.constants, len(weighted), foresees=True)
+        adjustment = Adjustment(view, planned.constants, weighted, foresees=True)
         blocks = list(passes.blocks(data))
         *_, (_, sums) = passes.floats(blocks)
         assert sequential.in_one_trace(blocks, sums, adjustment.decide)

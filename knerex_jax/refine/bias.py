@@ -1,6 +1,6 @@
 """Bias adjustment: the mean error of every accumulator moves into its bias. Section 7 of the contract."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Literal
@@ -17,7 +17,8 @@ from knerex_jax.quantize.planner import Planned, refine_plan
 from knerex_jax.refine.bias_nodes import Integers, Weighted, foreseen, integers_of, view_of, weighted_nodes, with_biases
 from knerex_jax.refine.bias_run import Batch, Passes
 from knerex_jax.refine.bias_sequential import MOST_SAMPLES, Sequential
-from knerex_jax.refine.bias_sums import LARGEST, Totals
+from knerex_jax.refine.bias_sums import LARGEST
+from knerex_jax.refine.bias_totals import Totals
 from knerex_jax.refine.split import FEWEST_SAMPLES
 from knerex_jax.refine.spool import open_spool
 from knerex_jax.targets.spec import Target
@@ -102,22 +103,23 @@ def adjust_bias(
     passes = Passes(planned.program, planned.constants, planned.model, weighted, registry)
     blocks = passes.blocks(inputs)
     if mode == "parallel":
-        adjustment = Adjustment(view, planned.constants, len(weighted), progress)
+        adjustment = Adjustment(view, planned.constants, weighted, progress)
         *_, (_, sums) = passes.floats(blocks, parallel=True)
         for k, node in enumerate(weighted):
-            adjustment.decide(node, passes.totals(k, sums, sums.fixed[node.name]))
+            fixed = passes.fixed(k, sums.fixed[node.name], sums.samples)
+            adjustment.decide(node, passes.totals(k, sums, fixed))
         return adjustment.adjusted(planned)
     run = Sequential(passes)
     first = list(islice(blocks, -(-min(batch_size, MOST_SAMPLES) // passes.at_once)))
     rest = list(islice(blocks, 1))
     if not rest:
-        adjustment = Adjustment(view, planned.constants, len(weighted), progress, foresees=True)
+        adjustment = Adjustment(view, planned.constants, weighted, progress, foresees=True)
         *_, (_, sums) = passes.floats(first)
         if run.in_one_trace(first, sums, adjustment.decide):
             made = adjustment.adjusted(planned)
             if adjustment.foresaw(made.planned):
                 return made
-    adjustment = Adjustment(view, planned.constants, len(weighted), progress)
+    adjustment = Adjustment(view, planned.constants, weighted, progress)
     with open_spool(on_disk=bool(rest)) as spool:
         run.by_stages(chain(first, rest, blocks), spool, adjustment.decide)
         spilled = spool.peak if rest else 0
@@ -126,28 +128,28 @@ def adjust_bias(
 
 @dataclass
 class Adjustment:
-    """The decisions of one run, node after node.
+    """The decisions of one run, node by node.
 
     Attributes:
       view: the model whose biases are adjusted, under its plan.
       constants: its integers.
-      nodes: how many there will be.
+      weighted: the nodes, in order.
       progress: called with the nodes that are done, and all.
       foresees: new integers are foreseen where they may be, and have to be confirmed (`foresaw`).
       integers: node -> new integers, of the nodes whose correction is kept.
       biases: node -> adjusted bias, float32 [O], likewise.
-      records: one per node so far.
+      records: node -> record, of those so far.
       samples: how many were fitted, how many held out.
     """
 
     view: ProgramView
     constants: Constants
-    nodes: int
+    weighted: Sequence[Weighted]
     progress: Callable[[int, int], None] | None = None
     foresees: bool = False
     integers: dict[str, Integers] = field(default_factory=dict)
     biases: dict[str, np.ndarray] = field(default_factory=dict)
-    records: list[BiasRecord] = field(default_factory=list)
+    records: dict[str, BiasRecord] = field(default_factory=dict)
     samples: tuple[int, int] = (0, 0)
 
     def decide(self, node: Weighted, totals: Totals) -> Integers | None:
@@ -163,9 +165,9 @@ class Adjustment:
                 self.biases[node.name] = bias
             except PlanError as error:
                 record = replace(record, kept=False, why=str(error).splitlines()[0])
-        self.records.append(record)
+        self.records[node.name] = record
         if self.progress is not None:
-            self.progress(len(self.records), self.nodes)
+            self.progress(len(self.records), len(self.weighted))
         return self.integers.get(node.name)
 
     def _integers(self, node: Weighted, bias: np.ndarray) -> Integers:
@@ -192,7 +194,11 @@ class Adjustment:
         """
         made = refine_plan(planned, with_biases(planned.refined, self.biases), self.view.target, self.view.registry)
         made = replace(made, plan=replace(made.plan, notes=(*made.plan.notes, *self._notes)))
-        return BiasAdjusted(made, tuple(self.records), self.samples, spilled)
+        return BiasAdjusted(made, self._in_order, self.samples, spilled)
+
+    @property
+    def _in_order(self) -> tuple[BiasRecord, ...]:
+        return tuple(self.records[w.name] for w in self.weighted)
 
     @property
     def _notes(self) -> tuple[Note, ...]:
@@ -207,7 +213,7 @@ class Adjustment:
                     f"{self.samples[0]} samples are fewer than {FEWEST_SAMPLES}: none can be held out",
                 )  # fmt: skip
             )
-        refused = [r for r in self.records if r.why]
+        refused = [r for r in self._in_order if r.why]
         if refused:
             found.append(
                 Note(

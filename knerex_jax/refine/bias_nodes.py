@@ -53,6 +53,11 @@ class Weighted:
         return self.scale * self.step
 
     @property
+    def bias_alone(self) -> bool:
+        """Whether nothing but the bias code follows from a bias, unless it takes room from the weights."""
+        return self.mac.psum_bits > 16 and self.mac.act in ("none", "relu", "clip")
+
+    @property
     def reach(self) -> np.ndarray | None:
         """float32 [2, O], least and largest value that a partial sum of 16 bits can hold; None where it has more."""
         if self.mac.psum_bits > 16:
@@ -136,11 +141,10 @@ def foreseen(node: Weighted, bias: np.ndarray, integers: Integers) -> Integers |
 
     That the bias takes no room from the weights is assumed, not checked: `integers_of` decides.
     """
-    i = node.mac
-    if i.psum_bits <= 16 or i.act not in ("none", "relu", "clip"):
+    if not node.bias_alone:
         return None
     codes = np.rint(bias.astype(np.float64) * node.scale * node.step)
-    return {**integers, "bias": to_psum(codes, i.psum_bits)}
+    return {**integers, "bias": to_psum(codes, node.mac.psum_bits)}
 
 
 def integers_of(view: ProgramView, name: str) -> tuple[Mac, Integers]:

@@ -23,8 +23,9 @@ from knerex_jax.program.primitives import Mac
 from knerex_jax.program.program import Constants, Program
 from knerex_jax.refine.bias_nodes import Integers, Weighted
 from knerex_jax.refine.bias_stages import alone, float_step, input_key
-from knerex_jax.refine.bias_sums import Totals, accumulator_totals, group_sums, is_linear, joined, whole
-from knerex_jax.refine.split import held_out
+from knerex_jax.refine.bias_sums import group_sums, is_linear
+from knerex_jax.refine.bias_totals import Totals, joined, mean_float, products, whole, with_bias
+from knerex_jax.refine.split import FEWEST_SAMPLES, held_out
 
 Batch = Mapping[str, np.ndarray]
 """Input name -> [n, ...], n samples in place of the model's batch axis."""
@@ -86,8 +87,18 @@ class Sums:
     """
 
     samples: tuple[int, int] = (0, 0)
-    floats: np.ndarray | int = 0
+    floats: np.ndarray = field(default_factory=lambda: np.zeros((2, 4, 1), np.int64))
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def joined(self) -> np.ndarray:
+        """Sums of rint(x * 2**24), exact integers [2, C] (`bias_sums.joined`)."""
+        return joined(self.floats[:, :-1])
+
+    @cached_property
+    def bad(self) -> np.ndarray:
+        """Whether a channel has a value that cannot be summed, bool [C]."""
+        return self.floats[:, -1].any(axis=0)
 
     def plus(self, block: Block, made: Mapping[str, Any]) -> "Sums":
         """With those of another block."""
@@ -178,26 +189,55 @@ class Passes:
             sums = sums.plus(block, fn(params, block.inputs, block.groups))
             yield block, sums
 
-    def totals(self, k: int, sums: Sums, fixed: np.ndarray) -> Totals:
-        """The totals of a node.
+    def fixed(self, k: int, sums: np.ndarray, samples: Sequence[int]) -> np.ndarray:
+        """Sums of p of the k-th weighted node by group, exact integers [2, O].
 
         Args:
-          k: its place among the weighted ones.
-          sums: of the float pass.
-          fixed: int64 [2, ...], its `fixed_sums` by group.
+          k: its place.
+          sums: int64 [2, ...], its `fixed_sums` by group.
+          samples: how many there are of each group.
         """
         node = self.weighted[k]
-        first = sum(len(w.bias) for w in self.weighted[:k])
-        assert isinstance(sums.floats, np.ndarray), "no samples"
-        limbs = sums.floats[:, :, first : first + len(node.bias)]
-        values = sums.samples[0] * node.positions, sums.samples[1] * node.positions
-        c = self.constants[node.name]
-        if is_linear(node.mac, self.methods.step[node.name], self.program.shapes[node.mac.inputs[0]]):
-            found = accumulator_totals(node.mac, c["weight"], c["bias"], fixed, values)
-        else:
-            found = [joined(v[:-1]) for v in fixed]
-        floats = joined(limbs[0, :-1]), joined(limbs[1, :-1])
-        return Totals(values, (found[0], found[1]), floats, exact=not limbs[:, -1].any())
+        if not self.linear(k):
+            return joined(sums[:, :-1])
+        return self.with_bias(k, products(node.mac, self.constants[node.name]["weight"], sums), samples)
+
+    def with_bias(self, k: int, made: np.ndarray, samples: Sequence[int]) -> np.ndarray:
+        """The same of a linear node from the sums of its products."""
+        node = self.weighted[k]
+        return with_bias(made, self.constants[node.name]["bias"], [n * node.positions for n in samples])
+
+    def totals(self, k: int, sums: Sums, fixed: np.ndarray) -> Totals:
+        """The totals of the k-th weighted node.
+
+        Args:
+          k: its place.
+          sums: of the float pass.
+          fixed: sums of its p (`fixed`).
+        """
+        own, positions = self.channels[k], self.weighted[k].positions
+        values = sums.samples[0] * positions, sums.samples[1] * positions
+        floats = sums.joined[:, own]
+        return Totals(values, (fixed[0], fixed[1]), (floats[0], floats[1]), exact=not sums.bad[own].any())
+
+    def linear(self, k: int) -> bool:
+        """Whether the sums of the k-th weighted node are those of codes."""
+        node = self.weighted[k]
+        return is_linear(node.mac, self.methods.step[node.name], self.program.shapes[node.mac.inputs[0]])
+
+    def float_means(self, sums: Sums) -> np.ndarray:
+        """Of all weighted nodes, float64 [2, C]: over fitted and judging samples; NaN where there are none."""
+        positions = np.concatenate([np.full(len(w.bias), w.positions) for w in self.weighted])
+        judged = sum(sums.samples) >= FEWEST_SAMPLES
+        values = [n * positions for n in sums.samples]
+        found = [mean_float(sums.joined, values, groups) for groups in (((0,), (1,)) if judged else ((0, 1),))]
+        return np.where(sums.bad, np.nan, np.stack([*found, np.full(len(positions), np.nan)][:2]))
+
+    @cached_property
+    def channels(self) -> tuple[slice, ...]:
+        """Where the channels of every weighted node lie in the sums of the float pass."""
+        ends = np.cumsum([len(w.bias) for w in self.weighted]).tolist()
+        return tuple(map(slice, [0, *ends], ends))
 
 
 def _grouped(fn: Callable[[Any, Any], Mapping[str, Array]]) -> Callable[[Any, Any, Array], dict[str, Array]]:

@@ -1,7 +1,8 @@
 """The sequential adjustment: the fixed pass, cut in front of every node, in one compiled trace or stage by stage.
 
-The trace holds all samples at once. At every cut it asks the host for the integers of the node and goes on with them,
-as long as the methods it was compiled with hold for these. Stages run block by block, may leave what waits between
+The trace holds all samples at once. At every cut it guesses the node's bias code, or asks the host for its integers
+where more follows from a bias, and goes on with them. What it gave stands if the host decides so from the sums it left,
+and the methods it was compiled with hold for all integers. Stages run block by block, may leave what waits between
 them on disk, and are compiled again where new integers need other methods. The integers are the same.
 """
 
@@ -13,10 +14,9 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import msgspec
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.experimental import io_callback
 
 from knerex_jax.emulator.methods import Methods, check
@@ -25,10 +25,12 @@ from knerex_jax.emulator.stream import compiler_options, over_samples, samples_a
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.errors import PlanError
 from knerex_jax.program.bounds import StepBound, bound_program
+from knerex_jax.refine.bias_guess import as_bits, guessed_bias, read_of
 from knerex_jax.refine.bias_nodes import Integers, Weighted
 from knerex_jax.refine.bias_run import Block, Passes, Sums
-from knerex_jax.refine.bias_stages import SUMS, Stage, alone, make_stages, sample_bytes, stage_step
-from knerex_jax.refine.bias_sums import Totals, group_sums, whole
+from knerex_jax.refine.bias_stages import SUMS, Stage, alone, in_blocks, make_stages, sample_bytes, stage_step
+from knerex_jax.refine.bias_sums import group_sums, largest_sum, piece_bits
+from knerex_jax.refine.bias_totals import Totals, joined, whole
 from knerex_jax.refine.spool import Spool
 
 Decide = Callable[[Weighted, Totals], Integers | None]
@@ -36,9 +38,6 @@ Decide = Callable[[Weighted, Totals], Integers | None]
 
 MOST_SAMPLES = 1 << 14
 """A trace takes no more, so that sums over its samples fit int32."""
-
-_BIAS_ALONE = ("none", "relu", "clip")
-"""Activations of which nothing follows from a bias."""
 
 _log = logging.getLogger(__name__)
 
@@ -90,63 +89,106 @@ class Sequential:
     # In one trace
 
     @cached_property
-    def _trace(self) -> tuple[Desk, Callable[..., Array]]:
+    def _guessed(self) -> dict[int, dict[str, Array]]:
+        """Place of every weighted node whose bias code is guessed -> what the guess reads."""
+        passes = self.passes
+        nodes = {k: w for k, w in enumerate(passes.weighted) if w.bias_alone}
+        found = {k: read_of(w, passes.constants[w.name]) for k, w in nodes.items()}
+        return jax.device_put({k: v for k, v in found.items() if piece_bits(nodes[k].mac, v["rows"]) > 0})
+
+    def _largest(self, k: int) -> int | None:
+        """Magnitude of no more than which the sums of a weighted node's codes are; None if it has others."""
+        i = self.passes.weighted[k].mac
+        return largest_sum(i, self.passes.program.shapes[i.inputs[0]]) if self.passes.linear(k) else None
+
+    @cached_property
+    def _trace(self) -> tuple[Desk, Callable[..., Any]]:
         passes, desk = self.passes, Desk(lambda k, sums: {})
         like = [jax.eval_shape(_but_weight, passes.params[w.name]) for w in passes.weighted]
 
-        def run(params: Any, inputs: Mapping[str, Array], groups: Array) -> Array:
-            params, frontier, sums = dict(params), dict(inputs), groups
+        def run(
+            params: Any, inputs: Mapping[str, Array], groups: Array, guessed: Any, means: Array
+        ) -> dict[int, tuple[Array, Array]]:
+            params, frontier, sums, found = dict(params), dict(inputs), groups, {}
             at_once = math.gcd(groups.shape[1], samples_at_once(passes.program))
             for k, stage in enumerate(self.stages):
                 step, own = self._step(k, passes.methods), self._own(k, params)
-                made = _in_blocks(partial(step, own), {key: frontier[key] for key in stage.reads}, at_once, sums)
+                made = in_blocks(partial(step, own), {key: frontier[key] for key in stage.reads}, at_once, sums)
                 sums = group_sums(made.pop(SUMS), groups)
                 frontier |= made
                 name = stage.end.name
-                params[name] |= io_callback(partial(_ask, desk, k), like[k], sums, ordered=True)
-            return sums
+                if k in guessed:
+                    own = means[:, passes.channels[k]]
+                    found[k] = guessed_bias(stage.end, self._largest(k), guessed[k], own, sums, groups)
+                    bias = found[k][1]
+                    params[name] |= {"bias": bias.reshape(like[k]["bias"].shape)}
+                else:
+                    params[name] |= io_callback(partial(_ask, desk, k), like[k], sums, ordered=True)
+            return found
 
         return desk, jax.jit(run, compiler_options=compiler_options(jax.default_backend()))
 
     def in_one_trace(self, blocks: Sequence[Block], sums: Sums, decide: Decide) -> bool:
         """All samples through the fixed network once; at every node `decide` may replace its integers.
 
+        Where nothing but a bias code follows, the trace goes on with a guess of it, and `decide` is called afterwards.
+
         Args:
           blocks: all samples, no more than `MOST_SAMPLES`.
           sums: of the float pass over them.
-          decide: called for every node, in order.
+          decide: called once for every node.
 
         Returns:
           Whether the trace held for all integers; otherwise what was decided last, and all that follows, is void.
         """
         passes, holds, failure = self.passes, True, None
 
+        def decided(k: int, fixed: np.ndarray) -> Integers:
+            node = passes.weighted[k]
+            return decide(node, passes.totals(k, sums, fixed)) or passes.constants[node.name]
+
         def answer(k: int, halves: np.ndarray) -> dict[str, Any]:
             nonlocal holds, failure
             node = passes.weighted[k]
             integers = passes.constants[node.name]
             try:
-                new = (decide(node, passes.totals(k, sums, whole(halves))) if holds else None) or integers
-                holds = holds and self._serves(k, new)
-                integers = new if holds else integers
+                if holds:
+                    new = decided(k, passes.fixed(k, whole(halves), sums.samples))
+                    holds = self._serves(k, new)
+                    integers = new if holds else integers
             except Exception as error:  # a trace would wrap it
                 holds, failure = False, error
-            return self._around_weight(node, integers)
+            return self._prepared(node, integers)
 
         desk, fn = self._trace
         desk.answer = answer
         inputs = {key: np.concatenate([b.inputs[key] for b in blocks]) for key in blocks[0].inputs}
-        fn(passes.params, inputs, np.concatenate([b.groups for b in blocks], axis=1)).block_until_ready()
+        groups = np.concatenate([b.groups for b in blocks], axis=1)
+        means = as_bits(passes.float_means(sums))
+        found = jax.device_get(fn(passes.params, inputs, groups, self._guessed, means))
         jax.effects_barrier()
         if failure is not None:
             raise failure
+        for k, (left, bias) in found.items():
+            if not holds:
+                break
+            new = decided(k, self._fixed(k, left, sums.samples))
+            ran = prepare_bias(passes.weighted[k].mac, new["bias"], passes.program).reshape(bias.shape)
+            holds = np.array_equal(ran, bias) and self._serves(k, new)
         return holds
+
+    def _fixed(self, k: int, left: np.ndarray, samples: Sequence[int]) -> np.ndarray:
+        """Sums of p from what a guess left of them."""
+        if not self.passes.linear(k):
+            return self.passes.fixed(k, whole(left), samples)
+        made = joined(left.astype(np.int64), piece_bits(self.passes.weighted[k].mac, self._guessed[k]["rows"]))
+        return self.passes.with_bias(k, made, samples)
 
     def _serves(self, k: int, new: Integers) -> bool:
         """Whether a node runs with these integers on the weights and by the method it had."""
         passes, i = self.passes, self.passes.weighted[k].mac
         old, method = passes.constants[i.name], passes.methods.step[i.name]
-        if all(new[key] is old[key] for key in old if key != "bias") and i.act in _BIAS_ALONE:
+        if passes.weighted[k].bias_alone and all(new[key] is old[key] for key in old if key != "bias"):
             value = self._bounds[i.name].value + int(np.abs(new["bias"].astype(np.int64) - old["bias"]).max())
             return (method.saturates or value < 1 << (i.psum_bits - 1)) and (method.wide or value < 1 << 31)
         program = alone(i, passes.program)
@@ -156,19 +198,8 @@ class Sequential:
             return False
         return np.array_equal(new["weight"], old["weight"])
 
-    @cached_property
-    def _around(self) -> dict[str, dict[str, Any]]:
-        """Node -> its parameters but its weights, on the host."""
-        return {w.name: self._prepared(w, self.passes.constants[w.name]) for w in self.passes.weighted}
-
-    def _around_weight(self, node: Weighted, integers: Integers) -> dict[str, Any]:
-        """The parameters of a node with these integers, but its weights."""
-        old = self.passes.constants[node.name]
-        if node.mac.act in _BIAS_ALONE and all(integers[key] is old[key] for key in old if key != "bias"):
-            return self._around[node.name] | {"bias": prepare_bias(node.mac, integers["bias"], self.passes.program)}
-        return self._prepared(node, integers)
-
     def _prepared(self, node: Weighted, integers: Integers) -> dict[str, Any]:
+        """The parameters of a node with these integers, but its weights."""
         # Those of a diagonal one are the same, and none of its weights have to be brought into another layout.
         i = msgspec.structs.replace(node.mac, kind="diagonal")
         program = alone(i, self.passes.program)
@@ -198,7 +229,7 @@ class Sequential:
         integers: Integers = {}
         for k, stage in enumerate(self.stages):
             fixed = self._run_stage(k, integers, groups, spool, last)
-            totals = self.passes.totals(k, sums, fixed)
+            totals = self.passes.totals(k, sums, self.passes.fixed(k, fixed, sums.samples))
             integers = decide(stage.end, totals) or self.passes.constants[stage.end.name]
 
     def _run_stage(
@@ -233,33 +264,6 @@ class Sequential:
             for key, value in made.items():
                 spool.put(key, b, value)
         return total
-
-
-def _in_blocks(
-    step: Callable[[Mapping[str, Array]], dict[str, Any]], inputs: Mapping[str, Array], size: int, last: Array
-) -> dict[str, Any]:
-    """Maps a step over samples, `size` of them in parallel; `last`: int32, made just before.
-
-    Not `lax.map`: its results begin as zeros, which the compiler keeps once for all stages and copies for each. Here
-    they begin as any number that only this stage has.
-    """
-
-    def block(start: Any) -> dict[str, Any]:
-        return jax.vmap(step)({key: lax.dynamic_slice_in_dim(v, start, size) for key, v in inputs.items()})
-
-    def body(k: Any, made: Any) -> Any:
-        return jax.tree.map(
-            lambda old, new: lax.dynamic_update_slice_in_dim(old, new, k * size, 0), made, block(k * size)
-        )
-
-    count = len(next(iter(inputs.values()))) // size
-    if count == 1:
-        return block(0)
-    any_number = last.reshape(-1)[0]
-    start = jax.tree.map(
-        lambda like: jnp.full((count * size, *like.shape[1:]), any_number.astype(like.dtype)), jax.eval_shape(block, 0)
-    )
-    return lax.fori_loop(0, count, body, start)
 
 
 def _but_weight(params: Mapping[str, Any]) -> dict[str, Any]:

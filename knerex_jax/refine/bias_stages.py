@@ -10,10 +10,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from knerex_jax.emulator.fixed import accumulator, mac_sums, quantize_input, run_instruction
 from knerex_jax.emulator.methods import Method, Methods
@@ -175,6 +176,33 @@ def stage_step(stage: Stage, program: Program, methods: Methods) -> Step:
         return made | {SUMS: fixed_sums(stage.end, methods.step[stage.end.name], params[stage.end.name], codes)}
 
     return step
+
+
+def in_blocks(
+    step: Callable[[Mapping[str, Array]], dict[str, Any]], inputs: Mapping[str, Array], size: int, last: Array
+) -> dict[str, Any]:
+    """Maps a step over samples, `size` of them in parallel; `last`: int32, made just before.
+
+    Not `lax.map`: its results begin as zeros, which the compiler keeps once for all stages and copies for each. Here
+    they begin as any number that only this stage has.
+    """
+
+    def block(start: Any) -> dict[str, Any]:
+        return jax.vmap(step)({key: lax.dynamic_slice_in_dim(v, start, size) for key, v in inputs.items()})
+
+    def body(k: Any, made: Any) -> Any:
+        return jax.tree.map(
+            lambda old, new: lax.dynamic_update_slice_in_dim(old, new, k * size, 0), made, block(k * size)
+        )
+
+    count = len(next(iter(inputs.values()))) // size
+    if count == 1:
+        return block(0)
+    any_number = last.reshape(-1)[0]
+    start = jax.tree.map(
+        lambda like: jnp.full((count * size, *like.shape[1:]), any_number.astype(like.dtype)), jax.eval_shape(block, 0)
+    )
+    return lax.fori_loop(0, count, body, start)
 
 
 def fixed_sums(node: Weighted, method: Method, c: Any, codes: Mapping[str, Array]) -> Array:

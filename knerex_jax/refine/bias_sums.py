@@ -2,13 +2,11 @@
 
 Floats count as rint(x * 2**24) and partial sums as they are, integers below 2**47 in float64; sums of codes are int32.
 Long sums are folded first: eight parts of a tensor are added element by element, which is several times as fast as any
-reduction. Everything leaves the device as int32; on the host int64 takes over, or Python's integers where that is too
-small.
+reduction. Everything leaves the device as int32; `bias_totals` goes on with it on the host.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,10 +22,10 @@ FRACTION = 24
 LARGEST = 2.0**22
 """Magnitude from which on floats are not summed."""
 
-_LIMB, _COLUMN, _HALF = 24, 20, 16
-_PARTS = 8
+LIMB, HALF = 24, 16
+"""Bits of the limbs and of the halves in which sums leave the device."""
 
-# On the device, of one sample.
+_PARTS = 8
 
 
 def float_sums(x: Array, axis: int, reach: np.ndarray | None = None) -> Array:
@@ -66,7 +64,7 @@ def code_sums(x: Array, i: Mac) -> Array:
       int32 [I, *kernel]; [I] for a dense or diagonal one.
     """
     if i.window is None:
-        return _folded_sum(_rows(x, _channels(i)).astype(jnp.int32))
+        return _folded_sum(_rows(x, _channels(i)))
     v, w = jnp.moveaxis(x[0], 0, -1), i.window
     # Each step turns the first axis, a spatial one, into the taps along it, the last one.
     for kernel, stride, dilation, (begin, end) in zip(w.kernel, w.strides, w.dilations, w.pads, strict=True):
@@ -82,18 +80,70 @@ def is_linear(i: Mac, method: Method, x_shape: Sequence[int]) -> bool:
     Then the sum of p over positions follows from the sums of the codes, and p need not be computed for it.
     """
     plain = method.entry == "none" and not method.saturates and i.kind != "conv_transpose"
+    return plain and largest_sum(i, x_shape) < 1 << 31
+
+
+def largest_sum(i: Mac, x_shape: Sequence[int]) -> int:
+    """Magnitude that no sum of codes of one sample exceeds; x_shape: of the operand."""
     channels = x_shape[1] if i.window else x_shape[_channels(i)]
-    return plain and math.prod(x_shape) // channels << (i.x_bits - 1) < 1 << 31
+    return math.prod(x_shape) // channels << (i.x_bits - 1)
+
+
+def weight_rows(i: Mac, weight: np.ndarray) -> np.ndarray:
+    """Weights as `piece_products` reads them, on the host: [G, O / G, products]; of a diagonal node [O]."""
+    return weight if i.kind == "diagonal" else weight.reshape(i.group, len(weight) // i.group, -1)
+
+
+def piece_bits(i: Mac, rows: Array | np.ndarray) -> int:
+    """How long pieces of sums of codes may be for `piece_products`; less than 1: too many products for any."""
+    if _multiplies_bytes(i, rows):
+        return 7
+    count = 1 if i.kind == "diagonal" else rows.shape[-1]
+    return 30 - (i.weight_bits - 1) - (count - 1).bit_length()
+
+
+def piece_products(i: Mac, rows: Array, halves: Array, largest: int) -> Array:
+    """Sums of products of a linear node from sums of codes, cut in pieces whose products fit int32.
+
+    Args:
+      i: the instruction.
+      rows: its weights (`weight_rows`).
+      halves: of the sums of its codes by group (`group_sums`).
+      largest: magnitude that these sums do not exceed.
+
+    Returns:
+      int32 [2, pieces, O]; piece k counts 2**(k * `piece_bits`).
+    """
+    bits = piece_bits(i, rows)
+    count = -(-largest.bit_length() // bits)
+    with exact64():
+        low, high = halves.astype(jnp.int64)
+        sums = low + (high << HALF)
+        pieces = [sums >> k * bits & (1 << bits) - 1 for k in range(count - 1)] + [sums >> (count - 1) * bits]
+        columns = jnp.stack(pieces, axis=1).astype(jnp.int32)
+    if i.kind == "diagonal":
+        return columns * rows.astype(jnp.int32)
+    columns = columns.reshape(2 * count, i.group, -1)
+    if _multiplies_bytes(i, rows):
+        bytes_ = columns[:, 0].astype(jnp.int8)
+        made = lax.dot_general(rows[0], bytes_, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
+        return made.T.reshape(2, count, -1)
+    return (rows.astype(jnp.int32) * columns[:, :, None]).sum(axis=-1).reshape(2, count, -1)
+
+
+def _multiplies_bytes(i: Mac, rows: Array | np.ndarray) -> bool:
+    """Whether weights and pieces are multiplied as bytes: there is a fast kernel, for one matrix."""
+    return i.kind != "diagonal" and i.group == 1 and rows.dtype == np.int8 and rows.shape[-1] < 1 << 16
 
 
 def group_sums(values: Array, groups: Array) -> Array:
-    """Sums over samples by group: int32 [N, ...], 0 or 1 int32 [G, N] -> int32 [2, G, ...], halves for `whole`.
+    """Sums over samples by group: int32 [N, ...], 0 or 1 int32 [G, N] -> int32 [2, G, ...], two halves.
 
-    Exact for fewer than 2**15 samples.
+    `bias_totals.whole` joins them. Exact for fewer than 2**15 samples.
     """
     spread = groups.reshape(*groups.shape, *(1,) * (values.ndim - 1))
     return jnp.stack(
-        [(half * spread).sum(axis=1, dtype=jnp.int32) for half in (values & ((1 << _HALF) - 1), values >> _HALF)]
+        [(half * spread).sum(axis=1, dtype=jnp.int32) for half in (values & ((1 << HALF) - 1), values >> HALF)]
     )
 
 
@@ -123,16 +173,17 @@ def _fold(values: Array) -> Array:
 def _limbs(rows: Array) -> Array:
     """Integers in float64 up to 2**47, [positions, C] -> int32 [4, C], the last one 1 where a NaN is among them."""
     rows = _fold(_fold(rows))  # up to 2**53
-    high = jnp.floor(rows * 2.0**-_LIMB)
-    sums = [v.sum(axis=0) for v in (rows - high * 2.0**_LIMB, high)]
+    high = jnp.floor(rows * 2.0**-LIMB)
+    sums = [v.sum(axis=0) for v in (rows - high * 2.0**LIMB, high)]
     bad = jnp.isnan(sums[1])
     low, high = (jnp.where(bad, 0, v).astype(jnp.int64) for v in sums)
-    high, mask = high + (low >> _LIMB), (1 << _LIMB) - 1
-    return jnp.stack([low & mask, high & mask, high >> _LIMB, bad.astype(jnp.int64)]).astype(jnp.int32)
+    high, mask = high + (low >> LIMB), (1 << LIMB) - 1
+    return jnp.stack([low & mask, high & mask, high >> LIMB, bad.astype(jnp.int64)]).astype(jnp.int32)
 
 
 def _folded_sum(values: Array) -> Array:
-    """int32, summed over the first axis."""
+    """int32, summed over the first axis; 64 codes of 8 bits fit 16."""
+    values = values.astype(jnp.int16 if values.dtype == jnp.int8 else jnp.int32)
     return _fold(_fold(values)).sum(axis=0, dtype=jnp.int32)
 
 
@@ -147,7 +198,7 @@ def _strided_sums(v: Array, firsts: Sequence[int], stride: int, count: int) -> l
         phase = first % stride
         if phase not in phases:
             rows = v[phase::stride]
-            phases[phase] = rows, _folded_sum(rows.astype(jnp.int32)) if len(rows) else jnp.zeros(v.shape[1:], "int32")
+            phases[phase] = rows, _folded_sum(rows) if len(rows) else jnp.zeros(v.shape[1:], "int32")
         rows, total = phases[phase]
         begin = min(max((first - phase) // stride, 0), len(rows))
         end = max(min((first - phase) // stride + count, len(rows)), begin)
@@ -155,95 +206,3 @@ def _strided_sums(v: Array, firsts: Sequence[int], stride: int, count: int) -> l
             total = total - outside.astype(jnp.int32).sum(axis=0, dtype=jnp.int32) if len(outside) else total
         found.append(total)
     return found
-
-
-# On the host.
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums of one node, [fitted, held out].
-
-    Attributes:
-      values: how many per channel.
-      fixed: sums of p, exact integers [C] (`joined`).
-      floats: sums of rint(x * 2**24), likewise.
-      exact: whether all float values could be summed.
-    """
-
-    values: tuple[int, int]
-    fixed: tuple[np.ndarray, np.ndarray]
-    floats: tuple[np.ndarray, np.ndarray]
-    exact: bool = True
-
-    def mean_error(self, groups: Sequence[int], unit: np.ndarray) -> np.ndarray:
-        """Mean of (float value - fixed value), float64 [C]; unit: codes of the accumulator per real unit."""
-        count = sum(self.values[g] for g in groups)
-        fixed, floats = (_added([v[g] for g in groups]) for v in (self.fixed, self.floats))
-        return _ratio(floats, count << FRACTION) - _ratio(fixed, count) / unit
-
-
-def whole(halves: np.ndarray) -> np.ndarray:
-    """int64 [G, ...] of the halves that `group_sums` makes."""
-    low, high = np.asarray(halves, np.int64)
-    return low + (high << _HALF)
-
-
-def joined(parts: np.ndarray, bits: int = _LIMB) -> np.ndarray:
-    """sum_k parts[k] * 2**(bits * k) of int64 [parts, C], exactly: int64 [C], or Python's integers in object [C]."""
-    top = max(int(v) << bits * k for k, v in enumerate(np.abs(parts).max(axis=1)))
-    if top < 1 << 60 and bits * len(parts) < 64 + bits:
-        return (np.int64(1) << bits * np.arange(len(parts))) @ parts
-    return sum((part.astype(object) * (1 << bits * k) for k, part in enumerate(parts)), start=np.zeros(1, object))
-
-
-def accumulator_totals(
-    i: Mac, weight: np.ndarray, bias: np.ndarray, sums: np.ndarray, counts: Sequence[int]
-) -> list[np.ndarray]:
-    """Sums of p of a linear node from sums of codes.
-
-    Args:
-      i: the instruction.
-      weight: its weights, as in the instruction's docstring.
-      bias: its integers [O].
-      sums: int64 [G, I, *kernel] of `code_sums`.
-      counts: values per channel that are summed, for each of the G groups.
-
-    Returns:
-      Exact integers [O] (`joined`) for each group.
-    """
-    columns = sums[:, None]
-    # Long sums in three parts: sums of up to 2**19 products of 14 and 20 bits stay below 2**53.
-    if max(map(abs, _ends(sums))) * weight[0].size >= 1 << (54 - i.weight_bits):
-        mask = (1 << _COLUMN) - 1
-        columns = np.stack([sums & mask, (sums >> _COLUMN) & mask, sums >> 2 * _COLUMN], axis=1)
-    groups, parts = columns.shape[:2]
-    if i.kind == "diagonal":
-        products = columns * weight.astype(np.int64)
-    else:
-        # Not a matrix product: for one, BLAS wakes threads, and while they wait for more to do they burn many times
-        # what these few columns take.
-        rows = weight.reshape(i.group, len(weight) // i.group, -1)
-        codes = np.ascontiguousarray(columns.reshape(groups * parts, i.group, -1).transpose(1, 0, 2), np.float64)
-        made = np.einsum("gok,gck->goc", rows, codes)
-        products = made.reshape(len(weight), -1).T.reshape(groups, parts, -1).astype(np.int64)
-    low, high = bias.astype(np.int64) & ((1 << _LIMB) - 1), bias.astype(np.int64) >> _LIMB
-    return [
-        _added([joined(p, _COLUMN), joined(np.stack([low, high]) * count)])
-        for p, count in zip(products, counts, strict=True)
-    ]
-
-
-def _ends(values: np.ndarray) -> tuple[int, int]:
-    return int(values.min()), int(values.max())
-
-
-def _added(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    return joined(np.stack(vectors), 0) if all(v.dtype != object for v in vectors) else sum(vectors[1:], vectors[0])
-
-
-def _ratio(total: np.ndarray, count: int) -> np.ndarray:
-    """Correctly rounded quotients, float64."""
-    if total.dtype == object or max(map(abs, _ends(total))) > 1 << 53 or count > 1 << 53:
-        return np.array([int(t) / count for t in total])
-    return total / np.float64(count)

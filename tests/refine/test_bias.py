@@ -15,6 +15,7 @@ from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import unbind
 from knerex_jax.program.primitives import Mac
 from knerex_jax.quantize.planner import refine_plan
+from knerex_jax.refine import bias_sequential
 from knerex_jax.refine.bias import adjust_bias
 from knerex_jax.refine.bias_nodes import with_biases
 from knerex_jax.refine.bias_sequential import Sequential
@@ -279,6 +280,26 @@ def test_weights_that_follow_from_the_new_bias_are_summed_again(monkeypatch):
     first = macs_of(planned)[0].name
     assert (made.constants[first]["weight_radix"] < planned.constants[first]["weight_radix"]).any()
     assert_same(made, naive_sequential(planned, far, TARGETS["720"]))
+
+
+def test_a_wrong_guess_is_found(monkeypatch):
+    model = residual_net()
+    inputs = samples(model, 12)
+    planned = plan(model, inputs, "720")
+    expected = adjust_bias(planned, inputs, target=TARGETS["720"])
+    guess, ways = bias_sequential.guessed_bias, []
+
+    def wrong(node, *args):
+        left, codes = guess(node, *args)
+        return left, codes + (node.name == "bare")
+
+    stages = Sequential.by_stages
+    monkeypatch.setattr(Sequential, "by_stages", lambda *args: ways.append("stages") or stages(*args))
+    assert adjust_bias(planned, inputs, target=TARGETS["720"]).records == expected.records and not ways
+    monkeypatch.setattr(bias_sequential, "guessed_bias", wrong)
+    made = adjust_bias(planned, inputs, target=TARGETS["720"])
+    assert ways == ["stages"] and made.records == expected.records
+    assert_same(made.planned, expected.planned)
 
 
 def test_what_progress_raises_reaches_the_caller():

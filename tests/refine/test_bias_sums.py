@@ -11,16 +11,17 @@ from knerex_jax.emulator.methods import Method
 from knerex_jax.program.primitives import Mac, Window
 from knerex_jax.refine.bias_sums import (
     LARGEST,
-    Totals,
     accumulator_sums,
-    accumulator_totals,
     code_sums,
     float_sums,
     group_sums,
     is_linear,
-    joined,
-    whole,
+    largest_sum,
+    piece_bits,
+    piece_products,
+    weight_rows,
 )
+from knerex_jax.refine.bias_totals import Totals, joined, products, whole, with_bias
 from knerex_jax.refine.spool import open_spool
 
 HELD = np.arange(8) % 3 == 1
@@ -83,7 +84,7 @@ def test_what_cannot_be_summed_exactly_is_noticed():
 def mac(kind, window=None, group=1, axis=1, bits=8):
     return Mac(
         name="m", inputs=("x",), output="y", nodes=("m",), bits=8, axis=axis, kind=kind, window=window, group=group,
-        x_bits=bits, weight_bits=8, psum_bits=32, post_multiplier=True,
+        x_bits=bits, weight_bits=bits, psum_bits=32, post_multiplier=True,
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def test_sums_of_codes_give_those_of_accumulators(window, group):
     each = [convolved_totals(sample[0].astype(np.int64), weight, bias, window, group) for sample in x]
     positions = (convolved_totals(x[0, 0] * 0, weight, bias, window, group) // bias)[0]
     counts = [int(positions * g.sum()) for g in GROUPS]
-    for total, chosen in zip(accumulator_totals(i, weight, bias, sums, counts), (~HELD, HELD), strict=True):
+    for total, chosen in zip(with_bias(products(i, weight, sums), bias, counts), (~HELD, HELD), strict=True):
         np.testing.assert_array_equal(total, np.sum(each, axis=0, where=chosen[:, None]))
 
 
@@ -145,14 +146,39 @@ def test_sums_of_codes_of_dense_and_diagonal_nodes():
         sums = by_group(lambda x, i=i: code_sums(x, i), x)
         matrix = weight.astype(np.int64) if i.kind == "dense" else np.diag(weight.astype(np.int64))
         p = x[:, 0].astype(np.int64) @ matrix.T + bias
-        for total, chosen in zip(accumulator_totals(i, weight, bias, sums, counts), (~HELD, HELD), strict=True):
+        for total, chosen in zip(with_bias(products(i, weight, sums), bias, counts), (~HELD, HELD), strict=True):
             np.testing.assert_array_equal(total, p[chosen].sum(axis=(0, 1)))
+
+
+@pytest.mark.parametrize("bits", [8, 15])
+@pytest.mark.parametrize(
+    ("kind", "shape", "group"), [("conv", (6, 5, 3, 3), 2), ("dense", (7, 300), 1), ("diagonal", (5,), 1)]
+)
+def test_products_in_pieces_are_exact(bits, kind, shape, group):
+    rng = np.random.default_rng(4)
+    window = Window((3, 3), (1, 1), (1, 1), ((0, 0), (0, 0))) if kind == "conv" else None
+    i, top = mac(kind, window, group, axis=1, bits=bits), 2 ** (bits - 1)
+    weight = rng.choice([-top, top - 1, 3], shape).astype(np.int8 if bits == 8 else np.int16)
+    taken = shape if kind == "diagonal" else (shape[1] * group, *shape[2:])
+    largest = 8 * largest_sum(i, (1, taken[0], 64, 64) if window else (1, taken[0]))
+    sums = rng.choice([-largest, largest, -1, 0, largest // 3], (2, *taken))
+    halves = np.stack([sums & 0xFFFF, sums >> 16]).astype(np.int32)
+    rows = weight_rows(i, weight)
+    pieces = jax.jit(lambda w, h: piece_products(i, w, h, largest))(rows, halves)
+    assert piece_bits(i, rows) > 0 and pieces.dtype == np.int32
+    matrix = np.diag(weight) if kind == "diagonal" else weight.reshape(len(weight), -1)
+    for g in range(2):
+        parts = sums[g].reshape(group, -1)
+        read = [parts[o * group // len(weight)] for o in range(len(weight))]
+        expected = [sum(int(a) * int(b) for a, b in zip(*rows, strict=True)) for rows in zip(matrix, read, strict=True)]
+        assert list(joined(np.asarray(pieces, np.int64)[g], piece_bits(i, rows))) == expected
+        assert list(products(i, weight, sums)[g]) == expected
 
 
 def test_totals_beyond_64_bits_stay_exact():
     sums = np.full((1, 3), 2**45)
     weight, bias = np.full((2, 3), -16383, np.int16), np.full(2, 2**46)
-    (total,) = accumulator_totals(mac("dense", bits=15), weight, bias, sums, [2**30])
+    (total,) = with_bias(products(mac("dense", bits=15), weight, sums), bias, [2**30])
     assert list(total) == [3 * 2**45 * -16383 + 2**76] * 2
     assert Totals((2**30, 0), (total, total), (total, total)).mean_error((0,), np.ones(2))[0] == (
         int(total[0]) / 2**54 - int(total[0]) / 2**30
