@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from knerex_jax.cli.screen import Screen, with_screen
 
@@ -36,11 +38,13 @@ def _print(console: Console, found: "Diagnosis") -> None:
         "compilation cache": found.folders["compilations"] or "not set",
         "free": ", ".join(f"{k} {'?' if gb is None else f'{gb:g} GB'}" for k, gb in found.free_gb.items()),
     }
+    table = Table.grid(Column(justify="right", style="bold", no_wrap=True), Column(overflow="fold"), padding=(0, 2))
     for name, text in rows.items():
-        console.print(f"[bold]{name:>20}[/]  ", end="")
-        console.print(text, markup=False, highlight=False)
+        table.add_row(name, Text(text))
     for test in found.tests:
-        said = "exact" if test.differing == 0 else f"[bold red]{test.differing} codes differ[/]: {test.first}"
-        console.print(f"[bold]{'emulator, ' + test.widths:>20}[/]  {test.methods}: {said} ({test.codes:,} codes)")
+        right = test.differing == 0
+        said = Text("exact") if right else Text(f"{test.differing} codes differ: {test.first}", "bold red")
+        table.add_row(f"emulator, {test.widths}", Text(f"{test.methods}: ") + said + Text(f" ({test.codes:,} codes)"))
+    console.print(table)
     for text in found.advice:
         console.print(f"hint: {text}", markup=False, highlight=False)
