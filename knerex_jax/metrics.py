@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+_AT_ONCE = 1 << 20
+"""Values that are in float64 at a time: outputs of a whole data set are large."""
+
 
 def snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
     """10 log10(sum ref^2 / sum (ref - approx)^2), pooled over everything; inf without error, -inf without signal."""
@@ -21,9 +24,13 @@ def noise_share(reference: np.ndarray, approximate: np.ndarray) -> float:
 
 
 def _signal_and_noise(reference: np.ndarray, approximate: np.ndarray) -> tuple[float, float]:
-    """Energies of the reference and of the error, pooled over everything, in float64."""
-    ref = np.asarray(reference, np.float64)
-    return float(np.sum(ref**2)), float(np.sum((ref - np.asarray(approximate, np.float64)) ** 2))
+    """Energies of the reference and of the error, pooled over everything, in float64, some values at a time."""
+    ref, approx = np.ravel(reference), np.ravel(approximate)
+    energies = np.zeros(2)
+    for start in range(0, len(ref), _AT_ONCE):
+        wide = ref[start : start + _AT_ONCE].astype(np.float64)
+        energies += np.sum(wide**2), np.sum((wide - approx[start : start + _AT_ONCE]) ** 2)
+    return float(energies[0]), float(energies[1])
 
 
 def behind_sigmoids(values: Mapping[str, np.ndarray], outputs: Collection[str]) -> dict[str, np.ndarray]:

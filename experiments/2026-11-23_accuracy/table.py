@@ -35,7 +35,7 @@ from real_models import (  # noqa: E402
 
 import knerex_jax as kx  # noqa: E402
 from knerex_jax.artifacts.stages import finite  # noqa: E402
-from knerex_jax.metrics import behind_sigmoids  # noqa: E402
+from knerex_jax.metrics import behind_sigmoids, snr_db  # noqa: E402
 from knerex_jax.runtime import FixedModel, FloatModel  # noqa: E402
 from knerex_jax.zoo import ZOO  # noqa: E402
 
@@ -65,7 +65,6 @@ OVERRIDES: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Widths of single nodes, by model."""
 RESAMPLES = 200
-CHUNK = 16  # samples whose outputs are in float64 at once
 HEADERS = (
     "model", "platform", "width", "pct; samples", "worst dB", "SNR dB per output", "float -> fixed", "paired 95 %",
     "islands", "worst stage error", "unlike the oracle", "seconds",
@@ -100,20 +99,10 @@ class Subject:
         return model.run(self.evaluation[0], batch_size=self.batch)
 
 
-def pooled_snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
-    """SNR over all samples, some of them in float64 at a time: outputs of a whole set are large."""
-    signal = noise = 0.0
-    for start in range(0, len(reference), CHUNK):
-        exact = reference[start : start + CHUNK].astype(np.float64)
-        signal += float(np.sum(exact**2))
-        noise += float(np.sum((exact - approximate[start : start + CHUNK]) ** 2))
-    return float("inf") if noise == 0 else 10 * float(np.log10(signal / noise))
-
-
 def closeness(reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> dict[str, float | bool]:
     """Per output its SNR in dB; for integers whether all are equal."""
     return {
-        t: pooled_snr_db(v, outputs[t]) if v.dtype.kind == "f" else bool(np.array_equal(v, outputs[t]))
+        t: snr_db(v, outputs[t]) if v.dtype.kind == "f" else bool(np.array_equal(v, outputs[t]))
         for t, v in reference.items()
     }
 

@@ -25,7 +25,7 @@ from exchange import Arrays, feeds  # noqa: E402
 from export import MODELS  # noqa: E402
 from real_models import REAL_MODELS  # noqa: E402
 
-from knerex_jax.metrics import behind_sigmoids  # noqa: E402
+from knerex_jax.metrics import behind_sigmoids, snr_db  # noqa: E402
 from knerex_jax.zoo import ZOO  # noqa: E402
 
 HEADERS = (
@@ -46,16 +46,6 @@ def run(path: Path, inputs: Arrays) -> list[np.ndarray]:
     names = [i.name for i in session.get_inputs()]
     rows = [session.run(None, dict(zip(names, feed.values(), strict=True))) for feed in feeds(inputs)]
     return [np.concatenate(column) for column in zip(*rows, strict=True)]
-
-
-def pooled_snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
-    """SNR over all samples together, sample by sample in float64."""
-    signal = noise = 0.0
-    for exact, close in zip(reference, approximate, strict=True):
-        wide = exact.astype(np.float64)
-        signal += float(np.sum(wide**2))
-        noise += float(np.sum((wide - close) ** 2))
-    return float("inf") if noise == 0 else 10 * float(np.log10(signal / noise))
 
 
 def reading_no_codes(model: onnx.ModelProto) -> dict[str, int]:
@@ -106,7 +96,7 @@ class Judge:
         }
         labels = self.evaluation[1]
         exact, made = (behind_sigmoids(v, self.behind) for v in (self.reference, named))
-        snr = {name: pooled_snr_db(v, made[name]) for name, v in exact.items()}
+        snr = {name: snr_db(v, made[name]) for name, v in exact.items()}
         return {
             "worst_db": min(snr.values()),
             "snr_db": snr,
