@@ -171,7 +171,7 @@ def stage_step(stage: Stage, program: Program, methods: Methods) -> Step:
         for i in (*((stage.start,) if stage.start else ()), *stage.instructions):
             codes |= run_instruction(i, program, methods.step[i.name], params[i.name], codes, i.output in stage.shared)
         # Summed and kept: what makes them is computed once.
-        codes |= {t: _images(codes[t], _STORED, stored) for t in stage.end.mac.inputs}
+        codes |= {t: _STORED(codes[t]) for t in stage.end.mac.inputs}
         made = {key: _images(codes[key.removeprefix(_CODE)], _LAST) for key in stage.gives}
         return made | {SUMS: fixed_sums(stage.end, methods.step[stage.end.name], params[stage.end.name], codes)}
 
@@ -219,11 +219,9 @@ def fixed_sums(node: Weighted, method: Method, c: Any, codes: Mapping[str, Array
 _FIRST, _LAST, _STORED = map(joined_images, (channels_first, channels_last, stored))
 
 
-def _images(
-    value: Array, turn: Callable[[Array], Array], other: Callable[[Array], Array] = lambda value: value
-) -> Array:
-    """Of an image, and of what is none."""
-    return turn(value) if value.ndim > 3 else other(value)
+def _images(value: Array, turn: Callable[[Array], Array]) -> Array:
+    """An image turned, or what is none."""
+    return turn(value) if value.ndim > 3 else value
 
 
 def float_step(
