@@ -21,18 +21,21 @@ def as_bits(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values, np.float64)[..., None].view(np.int32)
 
 
-def read_of(node: Weighted, integers: Integers) -> dict[str, np.ndarray]:
+def read_of(node: Weighted, integers: Integers, linear: bool) -> dict[str, np.ndarray]:
     """What a guess reads of a node.
 
     Args:
       node: of which nothing but the bias code follows from a bias (`Weighted.bias_alone`).
       integers: what it has so far.
+      linear: whether its sums are those of codes (`is_linear`).
 
     Returns:
-      "rows": its weights (`weight_rows`); "numbers": bits of float64 [4, O], its bias, scale, step, and its bias code.
+      "rows": of a linear node, its weights (`weight_rows`); "numbers": bits of float64 [4, O]: bias, scale, step and
+      bias code.
     """
     numbers = np.stack([np.asarray(v, np.float64) for v in (node.bias, node.scale, node.step, integers["bias"])])
-    return {"rows": weight_rows(node.mac, integers["weight"]), "numbers": as_bits(numbers)}
+    rows = {"rows": weight_rows(node.mac, integers["weight"])} if linear else {}
+    return {**rows, "numbers": as_bits(numbers)}
 
 
 def guessed_bias(
@@ -44,15 +47,14 @@ def guessed_bias(
       node: the node.
       largest: magnitude that no sum of codes of one sample exceeds; None if its sums are not those of codes.
       read: from `read_of`.
-      means: bits of float64 [2, O], means of its float values over the samples that are fitted and that judge; NaN in
-        channels that cannot be summed.
+      means: bits of float64 [2, O], its part of `Passes.float_means`.
       sums: halves of its `fixed_sums` by group (`group_sums`).
       groups: int32 [2, N], which samples are fitted, which held out.
 
     Returns:
-      Of a linear node the sums of its products (`piece_products`), else the halves; and int32 [O], or [2, O] as
-      `split48` makes them for partial sums of more than 32 bits: the codes that the node has where the correction will
-      be refused.
+      Of a linear node the sums of its products (`piece_products`), else the halves; and the new bias codes, the old
+      ones where the correction will be refused: int32 [O], or [2, O] as `split48` makes them for partial sums of more
+      than 32 bits.
     """
     i = node.mac
     linear = largest is not None

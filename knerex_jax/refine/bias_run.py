@@ -92,7 +92,7 @@ class Sums:
 
     @cached_property
     def joined(self) -> np.ndarray:
-        """Sums of rint(x * 2**24), exact integers [2, C] (`bias_sums.joined`)."""
+        """Sums of rint(x * 2**24), exact integers [2, C] (`bias_totals.joined`)."""
         return joined(self.floats[:, :-1])
 
     @cached_property
@@ -226,7 +226,10 @@ class Passes:
         return is_linear(node.mac, self.methods.step[node.name], self.program.shapes[node.mac.inputs[0]])
 
     def float_means(self, sums: Sums) -> np.ndarray:
-        """Of all weighted nodes, float64 [2, C]: over fitted and judging samples; NaN where there are none."""
+        """Of all weighted nodes, float64 [2, C]: over the samples that are fitted (all, if none judges) and that judge.
+
+        NaN where there are none, and in channels that cannot be summed.
+        """
         positions = np.concatenate([np.full(len(w.bias), w.positions) for w in self.weighted])
         judged = sum(sums.samples) >= FEWEST_SAMPLES
         values = [n * positions for n in sums.samples]

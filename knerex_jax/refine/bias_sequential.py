@@ -93,11 +93,12 @@ class Sequential:
         """Place of every weighted node whose bias code is guessed -> what the guess reads."""
         passes = self.passes
         nodes = {k: w for k, w in enumerate(passes.weighted) if w.bias_alone}
-        found = {k: read_of(w, passes.constants[w.name]) for k, w in nodes.items()}
-        return jax.device_put({k: v for k, v in found.items() if piece_bits(nodes[k].mac, v["rows"]) > 0})
+        found = {k: read_of(w, passes.constants[w.name], passes.linear(k)) for k, w in nodes.items()}
+        fits = [k for k, v in found.items() if "rows" not in v or piece_bits(nodes[k].mac, v["rows"]) > 0]
+        return jax.device_put({k: found[k] for k in fits})
 
     def _largest(self, k: int) -> int | None:
-        """Magnitude of no more than which the sums of a weighted node's codes are; None if it has others."""
+        """Magnitude that no sum of codes of one sample exceeds (`largest_sum`); None if the node's sums are others."""
         i = self.passes.weighted[k].mac
         return largest_sum(i, self.passes.program.shapes[i.inputs[0]]) if self.passes.linear(k) else None
 
@@ -136,10 +137,11 @@ class Sequential:
         Args:
           blocks: all samples, no more than `MOST_SAMPLES`.
           sums: of the float pass over them.
-          decide: called once for every node.
+          decide: called once for every node, first for those that the trace asks about. Where a bias code is guessed it
+            may change nothing else.
 
         Returns:
-          Whether the trace held for all integers; otherwise what was decided last, and all that follows, is void.
+          Whether the trace held for all integers; otherwise every decision is void, and some nodes have none.
         """
         passes, holds, failure = self.passes, True, None
 
@@ -173,9 +175,15 @@ class Sequential:
             if not holds:
                 break
             new = decided(k, self._fixed(k, left, sums.samples))
-            ran = prepare_bias(passes.weighted[k].mac, new["bias"], passes.program).reshape(bias.shape)
-            holds = np.array_equal(ran, bias) and self._serves(k, new)
+            holds = k == len(passes.weighted) - 1 or self._ran(k, new, bias)  # nothing runs behind the last one
         return holds
+
+    def _ran(self, k: int, new: Integers, bias: np.ndarray) -> bool:
+        """Whether the trace ran a node with these integers, of which it had guessed the bias."""
+        node, old = self.passes.weighted[k], self.passes.constants[self.passes.weighted[k].name]
+        ran = prepare_bias(node.mac, new["bias"], self.passes.program).reshape(bias.shape)
+        alike = all(np.array_equal(new[key], old[key]) for key in old if key != "bias")
+        return alike and np.array_equal(ran, bias) and self._serves(k, new)
 
     def _fixed(self, k: int, left: np.ndarray, samples: Sequence[int]) -> np.ndarray:
         """Sums of p from what a guess left of them."""

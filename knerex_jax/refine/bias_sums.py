@@ -8,6 +8,7 @@ reduction. Everything leaves the device as int32; `bias_totals` goes on with it 
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -65,7 +66,8 @@ def code_sums(x: Array, i: Mac) -> Array:
     """
     if i.window is None:
         return _folded_sum(_rows(x, _channels(i)))
-    v, w = jnp.moveaxis(x[0], 0, -1), i.window
+    image = x[0] if len(x) == 1 else x.sum(axis=0, dtype=jnp.int32)  # several images of one sample meet equal weights
+    v, w = jnp.moveaxis(image, 0, -1), i.window
     # Each step turns the first axis, a spatial one, into the taps along it, the last one.
     for kernel, stride, dilation, (begin, end) in zip(w.kernel, w.strides, w.dilations, w.pads, strict=True):
         out = (len(v) + begin + end - (kernel - 1) * dilation - 1) // stride + 1
@@ -128,12 +130,14 @@ def piece_products(i: Mac, rows: Array, halves: Array, largest: int) -> Array:
         bytes_ = columns[:, 0].astype(jnp.int8)
         made = lax.dot_general(rows[0], bytes_, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
         return made.T.reshape(2, count, -1)
-    return (rows.astype(jnp.int32) * columns[:, :, None]).sum(axis=-1).reshape(2, count, -1)
+    made = rows.astype(jnp.int32) * columns[:, :, None]
+    return made.sum(axis=-1, dtype=jnp.int32).reshape(2, count, -1)
 
 
 def _multiplies_bytes(i: Mac, rows: Array | np.ndarray) -> bool:
-    """Whether weights and pieces are multiplied as bytes: there is a fast kernel, for one matrix."""
-    return i.kind != "diagonal" and i.group == 1 and rows.dtype == np.int8 and rows.shape[-1] < 1 << 16
+    """Whether weights and pieces are multiplied as bytes: a CPU has a fast, exact kernel for one matrix."""
+    fast = jax.default_backend() == "cpu" and i.group == 1
+    return fast and i.kind != "diagonal" and rows.dtype == np.int8 and rows.shape[-1] < 1 << 16
 
 
 def group_sums(values: Array, groups: Array) -> Array:

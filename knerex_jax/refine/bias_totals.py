@@ -66,7 +66,7 @@ def joined(parts: np.ndarray, bits: int = LIMB) -> np.ndarray:
     count = parts.shape[-2]
     largest = np.abs(parts).max(axis=(*range(parts.ndim - 2), -1))
     top = max(int(v) << bits * k for k, v in enumerate(largest))
-    if top < 1 << 60 and bits * count < 64 + bits:
+    if top * count < 1 << 62 and bits * count < 64 + bits:
         return (np.int64(1) << bits * np.arange(count)) @ parts
     return sum((parts[..., k, :].astype(object) * (1 << bits * k) for k in range(count)), start=np.zeros(1, object))
 

@@ -16,8 +16,9 @@ from knerex_jax.ops.bind import unbind
 from knerex_jax.program.primitives import Mac
 from knerex_jax.quantize.planner import refine_plan
 from knerex_jax.refine import bias_sequential
-from knerex_jax.refine.bias import adjust_bias
-from knerex_jax.refine.bias_nodes import with_biases
+from knerex_jax.refine.bias import Adjustment, adjust_bias
+from knerex_jax.refine.bias_nodes import view_of, weighted_nodes, with_biases
+from knerex_jax.refine.bias_run import Passes
 from knerex_jax.refine.bias_sequential import Sequential
 from knerex_jax.refine.split import held_out
 from knerex_jax.targets import TARGETS
@@ -302,7 +303,67 @@ def test_a_wrong_guess_is_found(monkeypatch):
     assert_same(made.planned, expected.planned)
 
 
-def test_what_progress_raises_reaches_the_caller():
+def grouped_net() -> Model:
+    """Strides, groups, a single channel, a Clip, several images of one sample."""
+    net = Net({"x": (1, 4, 9, 7)}, seed=5)
+    one = net.conv(net.add("Relu", net.conv("x", 8, group=2, stride=2)), 1, kernel=1)
+    clipped = net.add("Clip", net.conv(one, 6), net.constant(-0.5), net.constant(0.7))
+    views = net.add("Reshape", net.conv(clipped, 4, kernel=1, group=2), shape=(2, 2, 5, 4))
+    return net.model(net.add("Reshape", net.conv(views, 3), shape=(1, 6, 5, 4)))
+
+
+def transposed_net() -> Model:
+    """A transposed convolution, whose sums are no sums of codes, and the dense layer of several positions."""
+    net = Net({"x": (1, 4, 5, 5)}, seed=6)
+    attrs = {"kernel_shape": (3, 3), "strides": (2, 2), "dilations": (1, 1), "pads": (1,) * 4, "group": 2}
+    weight = net.random(4, 3, 3, 3, scale=0.3)
+    up = net.add("Relu", net.add("ConvTranspose", "x", weight, net.random(6), **attrs, output_padding=(1, 1)))
+    return net.model(net.conv(up, 3, kernel=1))
+
+
+@pytest.mark.parametrize(
+    ("make", "factor", "width", "count"),
+    [
+        (grouped_net, 1, "int8", 13),
+        (grouped_net, 1e9, "int16", 5),
+        (transposed_net, 1, "int8", 5),
+        (transposed_net, 1, "int16", 13),
+    ],
+)
+def test_one_trace_finds_what_stages_find(make, factor, width, count, monkeypatch):
+    model = make()
+    inputs = samples(model, count)
+    planned = plan(model, inputs, "720", width)
+    inputs["x"][0, 0] *= factor  # by the large one: what reads this channel cannot be summed
+    with monkeypatch.context() as only:
+        only.delattr(Sequential, "by_stages")
+        made = adjust_bias(planned, inputs, target=TARGETS["720"])
+    monkeypatch.setattr(Sequential, "in_one_trace", lambda *args: False)
+    staged = adjust_bias(planned, inputs, target=TARGETS["720"])
+    assert made.records == staged.records and any(r.kept for r in made.records)
+    assert any("summed" in r.why for r in made.records) == (factor > 1)
+    assert_same(made.planned, staged.planned)
+
+
+def test_one_trace_serves_many_runs():
+    model = residual_net()
+    data = [samples(model, n) for n in (12, 5, 20)]
+    planned = plan(model, data[0], "720")
+    view = view_of(planned, planned.refined, TARGETS["720"], REGISTRY)
+    weighted = weighted_nodes(planned, view)
+    passes = Passes(planned.program, planned.constants, planned.model, weighted, REGISTRY)
+    run = Sequential(passes)
+    for inputs in (*data, data[0]):
+        adjustment = Adjustment(view, planned.constants, weighted, foresees=True)
+        blocks = list(passes.blocks(inputs))
+        *_, (_, sums) = passes.floats(blocks)
+        assert run.in_one_trace(blocks, sums, adjustment.decide)
+        expected = adjust_bias(planned, inputs, target=TARGETS["720"])
+        assert adjustment.adjusted(planned).records == expected.records
+
+
+@pytest.mark.parametrize("platform", ["720", "520"])
+def test_what_progress_raises_reaches_the_caller(platform):
     net = Net({"x": (1, 2, 4, 4)})
     model = net.model(net.conv("x", 2, kernel=1))
     inputs = samples(model, 8)
@@ -311,4 +372,4 @@ def test_what_progress_raises_reaches_the_caller():
         raise InterruptedError(f"{done} of {total}")
 
     with pytest.raises(InterruptedError, match="1 of 1"):
-        adjust_bias(plan(model, inputs), inputs, target=TARGETS["720"], progress=stop)
+        adjust_bias(plan(model, inputs, platform), inputs, target=TARGETS[platform], progress=stop)

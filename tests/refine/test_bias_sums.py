@@ -119,16 +119,17 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize(("window", "group"), WINDOWS)
-def test_sums_of_codes_give_those_of_accumulators(window, group):
+def test_sums_of_codes_give_those_of_accumulators(window, group, images):
     rng = np.random.default_rng(2)
-    x = rng.integers(-128, 128, (8, 1, 4, 9, 7)).astype(np.int8)
+    x = rng.integers(-128, 128, (8, images, 4, 9, 7)).astype(np.int8)
     weight = rng.integers(-127, 128, (8, 4 // group, *window.kernel)).astype(np.int8)
     bias = rng.integers(-(2**30), 2**30, 8).astype(np.int32)
     i = mac("conv", window, group)
     sums = by_group(lambda x: code_sums(x, i), x)
-    each = [convolved_totals(sample[0].astype(np.int64), weight, bias, window, group) for sample in x]
-    positions = (convolved_totals(x[0, 0] * 0, weight, bias, window, group) // bias)[0]
+    each = [sum(convolved_totals(v.astype(np.int64), weight, bias, window, group) for v in sample) for sample in x]
+    positions = images * (convolved_totals(x[0, 0] * 0, weight, bias, window, group) // bias)[0]
     counts = [int(positions * g.sum()) for g in GROUPS]
     for total, chosen in zip(with_bias(products(i, weight, sums), bias, counts), (~HELD, HELD), strict=True):
         np.testing.assert_array_equal(total, np.sum(each, axis=0, where=chosen[:, None]))
