@@ -215,7 +215,7 @@ def _quantized(
         mixed = mix_widths(decomposed, best.ranges, best.config, samples, ops=ops) if config.ranked else None
         plans = [(c, make_plan(decomposed, c.ranges, c.config, mixed=mixed, ops=ops)) for c in candidates]
     with clock("refine"):
-        refined = refine_best(plans, samples, config, ops=ops, progress=progress)
+        refined = refine_best(decomposed, plans, samples, config, ops=ops, progress=progress)
         config, ranges = refined.candidate.config, refined.candidate.ranges
         if searched:
             learned["range_search"] |= {"chosen": refined.candidate.label, "refined_snr_db": refined.snr_db}

@@ -36,7 +36,7 @@ from knerex_jax.passes.pipeline import decompose_model
 from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.mixing import mixed_request
-from knerex_jax.quantize.overrides import NO_OVERRIDES, resolve
+from knerex_jax.quantize.overrides import NO_OVERRIDES, Overrides, resolve
 from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.quantize.solve import RangePolicy
 from knerex_jax.quantize.structure import Structure, analyse
@@ -245,12 +245,12 @@ def mix_widths(
 
     Raises:
       PlanError: no legal plan.
-      ConfigError: the model has no output of real numbers.
+      ConfigError: the model has no output of real numbers, or an override is malformed.
     """
     return choose_widths(
         model, ranges, config.widths, config.target, {t: a[:RANK_SAMPLES] for t, a in samples.items()},
         sides=config.ranked, budget=config.flops_ratio, limit=_limit(model, config, ops), policy=_policy(config),
-        registry=ops, batch_size=config.batch_size,
+        overrides=_overrides(model, config, ops), registry=ops, batch_size=config.batch_size,
     )  # fmt: skip
 
 
@@ -288,13 +288,17 @@ def make_plan(
     notes = config.notes() if mixed is None else (*config.notes(), *mixed.notes)
     slots = None if base is None else base.slots
     policy = _policy(config)
-    overrides = NO_OVERRIDES
-    if config.quan_config:
-        overrides = resolve(config.quan_config, model, analyse(model, config.target, ops), config.target)
     planned = plan_model(
-        model, ranges, widths, config.target, policy=policy, slots=slots, overrides=overrides, registry=ops
-    )
+        model, ranges, widths, config.target, policy=policy, slots=slots,
+        overrides=_overrides(model, config, ops), registry=ops,
+    )  # fmt: skip
     return replace(planned, plan=replace(planned.plan, notes=(*notes, *planned.plan.notes)))
+
+
+def _overrides(model: Model, config: PTQConfig, ops: Ops) -> Overrides:
+    if not config.quan_config:
+        return NO_OVERRIDES
+    return resolve(config.quan_config, model, analyse(model, config.target, ops), config.target)
 
 
 def _limit(model: Model, config: PTQConfig, ops: Ops) -> Limit | None:

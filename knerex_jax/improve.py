@@ -232,6 +232,7 @@ class Refined:
 
 
 def refine_best(
+    model: Model,
     plans: Sequence[tuple[Candidate, Planned]],
     samples: Samples,
     config: PTQConfig,
@@ -247,13 +248,14 @@ def refine_best(
     is kept.
 
     Args:
-      plans: of one model, the most promising first; formats stay.
+      model: decomposed; its tensors are in every plan, whatever rescales stand behind them.
+      plans: of it, the most promising first; formats stay.
       samples: calibration samples.
       config: weight_rounding, optimize.
       ops: operator records.
       progress: called with (stage, nodes done, nodes).
     """
-    judge = _judge(plans[0][1].model, samples, config, ops)
+    judge = _judge(model, samples, config, ops)
     done: list[tuple[float, Refined]] = []
     for k, (candidate, planned) in enumerate(plans if judge else plans[:1]):
         place = f" ({k + 1} of {len(plans)})" if judge and len(plans) > 1 else ""

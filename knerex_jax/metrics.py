@@ -18,9 +18,9 @@ def snr_db(reference: np.ndarray, approximate: np.ndarray) -> float:
 
 
 def noise_share(reference: np.ndarray, approximate: np.ndarray) -> float:
-    """Energy of the error over energy of the reference (1 / SNR), pooled over all; finite without signal, too."""
+    """Energy of the error over energy of the reference (1 / SNR), pooled over all; without signal 1, or 0 if equal."""
     signal, noise = _signal_and_noise(reference, np.reshape(approximate, np.shape(reference)))
-    return noise / max(signal, np.finfo(np.float64).tiny)
+    return noise / signal if signal else float(noise > 0)
 
 
 def _signal_and_noise(reference: np.ndarray, approximate: np.ndarray) -> tuple[float, float]:

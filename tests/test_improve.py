@@ -7,7 +7,7 @@ import pytest
 from helpers import Net, samples
 from planning import plan
 
-from knerex_jax import improve
+from knerex_jax import flow, improve
 from knerex_jax.calibrate.ranges import Ranges
 from knerex_jax.quantize.config import PTQConfig
 from knerex_jax.quantize.planner import Planned, refine_plan
@@ -37,7 +37,7 @@ def planned_net() -> tuple[Planned, dict[str, np.ndarray]]:
 def refined(planned: Planned, data: dict[str, np.ndarray], **options: object) -> improve.Refined:
     """What the steps that options ask for make of one plan."""
     config = PTQConfig(platform="720", **options)
-    return improve.refine_best([(_candidate("one", config), planned)], data, config)
+    return improve.refine_best(planned.model, [(_candidate("one", config), planned)], data, config)
 
 
 def _candidate(label: str, config: PTQConfig) -> improve.Candidate:
@@ -89,9 +89,30 @@ def test_the_rule_that_is_best_after_learning_is_taken(planned_net, monkeypatch)
     worse = replace(_biased(planned, 0.5), model=planned.model)
     outcomes = {id(planned): worse, id(wrong): planned}
     monkeypatch.setattr(improve, "learn_rounding", lambda p, *_, **__: _Outcome(outcomes[id(p)]))
-    found = improve.refine_best([(_candidate("a", config), planned), (_candidate("b", config), wrong)], data, config)
+    found = improve.refine_best(
+        planned.model, [(_candidate("a", config), planned), (_candidate("b", config), wrong)], data, config
+    )
     assert found.candidate.label == "a", "the worse codes of a are undone, and then both are equal"
     outcomes = {id(worse): worse, id(wrong): planned}
-    found = improve.refine_best([(_candidate("a", config), worse), (_candidate("b", config), wrong)], data, config)
+    found = improve.refine_best(
+        planned.model, [(_candidate("a", config), worse), (_candidate("b", config), wrong)], data, config
+    )
     assert found.candidate.label == "b" and found.planned is planned
     assert found.snr_db["b"] > found.snr_db["a"] + 10
+
+
+def test_plans_with_and_without_a_rescale_are_judged_alike():
+    """A Sigmoid at an output is judged in front of it; a rescale there is a tensor that other plans lack."""
+    net = Net({"x": (1, 3, 16, 16)})
+    weight = net.rng.normal(size=(4, 3, 3, 3)) * np.array([1, 1, 0.02, 0.02])[:, None, None, None]
+    attrs = {"kernel_shape": (3, 3), "strides": (1, 1), "dilations": (1, 1), "pads": (1,) * 4, "group": 1}
+    scores = net.add("Conv", "x", net.constant(weight), net.constant(np.zeros(4)), **attrs)
+    model = net.model(net.add("Sigmoid", scores), net.conv(scores, 3))
+    data = samples(model, 16)
+    config = PTQConfig(platform="720", optimize=1)
+    ranges = flow.analyze(model, {t: list(a) for t, a in data.items()}, config)
+    plans = {g: flow.make_plan(model, ranges, replace(config, guard_bits=g)) for g in (0, 3)}
+    assert plans[3].slots and not plans[0].slots
+    for order in ((3, 0), (0, 3)):
+        found = improve.refine_best(model, [(_candidate(str(g), config), plans[g]) for g in order], data, config)
+        assert set(found.snr_db) == {"0", "3"}

@@ -124,7 +124,7 @@ def guard_of(sides: tuple[Side, ...], mode: str) -> int:
 def reverse_request(subject: Subject, sides: tuple[Side, ...], samples: Reference) -> WidthRequest:
     """The choice by the other measurement: one side of one unit at 16 bits, everything that is ranked at 8."""
     config, model = subject.config, subject.model
-    units = make_units(model, subject.structure, config.target, REGISTRY, sides)
+    units = make_units(model, subject.structure, config.target, REGISTRY, sides, {})
     free = [u for u in units if u.free]
     low = INT16
     for unit in free:

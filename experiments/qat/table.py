@@ -108,7 +108,8 @@ def plans(model: Model, inputs: Any, config: PTQConfig) -> tuple[Planned, Planne
     nearest = make_plan(model, plain.ranges, config)
     samples = first(inputs, LEARN_SAMPLES)
     candidates = choose_ranges(model, measured, samples, config).candidates(config) if searched else (plain,)
-    refined = refine_best([(c, make_plan(model, c.ranges, c.config)) for c in candidates], samples, config)
+    plans = [(c, make_plan(model, c.ranges, c.config)) for c in candidates]
+    refined = refine_best(model, plans, samples, config)
     return nearest, refined.planned, refined.candidate.label
 
 

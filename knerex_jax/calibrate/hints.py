@@ -50,4 +50,4 @@ def _extent(shape: tuple[int, ...]) -> tuple[int, int]:
         return 1, 1
     if len(shape) == 3:
         return min(shape[1:]), max(shape[1:])
-    return shape[1], prod(shape[2:])
+    return shape[1], shape[0] * prod(shape[2:])

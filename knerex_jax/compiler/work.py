@@ -127,7 +127,7 @@ def _convolved(command: Compute, i: Mac, block: int) -> tuple[dict[str, float], 
     parts = planes(i.x_bits, i.weight_bits)
     if i.kind == "dense":
         return {"pointwise": parts * _padded(prod(made[:-1]), 1, 1, weight[1], made[-1])}, prod(made) * weight[1]
-    h, w = prod(made[2:-1]), made[-1]
+    h, w = made[0] * prod(made[2:-1]), made[-1]
     kernel, deep, out = weight[2:], weight[1] if i.kind == "conv" else weight[0] // i.group, made[1] // i.group
     if i.kind == "conv":
         products = prod(made) * prod(weight[1:])

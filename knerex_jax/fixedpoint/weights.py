@@ -107,7 +107,7 @@ def mac_integers(
     # Both steps are monotonic and odd: the largest code is that of the largest weight.
     if np.rint(largest * factor).max(initial=0) > limit:
         raise PlanError(
-            f"its weights are so large beside its input that no radix brings them to {limit}", where=node,
+            f"its weights are so large beside its input that no radix brings them to {limit}", where=f"node {node}",
             fix="scale the weights and what reads the node",
         )  # fmt: skip
     constants = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from knerex_jax.ops.opdef import OpDef
 from knerex_jax.quantize.bitwidth import cpu_nodes
 from knerex_jax.quantize.mixing import mac_groups, mac_nodes, settled
 from knerex_jax.quantize.note import Note
+from knerex_jax.quantize.overrides import NO_OVERRIDES, Overrides
 from knerex_jax.quantize.planner import Planned, plan_model
 from knerex_jax.quantize.request import Side, WidthRequest
 from knerex_jax.quantize.solve import RangePolicy
@@ -108,6 +110,7 @@ def choose_widths(
     costs: Mapping[str, float] | None = None,
     limit: Limit | None = None,
     policy: RangePolicy | None = None,
+    overrides: Overrides = NO_OVERRIDES,
     registry: Mapping[str, OpDef] = REGISTRY,
     batch_size: int = 16,
 ) -> Mixed:
@@ -127,6 +130,7 @@ def choose_widths(
       costs: node -> cost; None: its multiplications (`mac_nodes`).
       limit: of the estimated time or bytes of an inference, instead of the budget.
       policy: how ranges are widened.
+      overrides: what the user imposes on single tensors; a width is no decision then, but counts.
       registry: operator records.
       batch_size: samples per compiled step.
 
@@ -137,12 +141,13 @@ def choose_widths(
     """
     structure = analyse(model, target, registry)
     cost = dict(mac_nodes(model, structure) if costs is None else costs)
-    units = make_units(model, structure, target, registry, sides)
+    units = make_units(model, structure, target, registry, sides, overrides.widths)
     reference = run_float(model, inputs, registry, batch_size)
-    base = plan_model(model, ranges, request, target, policy=policy, registry=registry)
+    plan = partial(plan_model, model, ranges, target=target, policy=policy, overrides=overrides, registry=registry)
+    base = plan(request)
 
     def planned(asked: WidthRequest) -> Planned:
-        return plan_model(model, ranges, asked, target, policy=policy, slots=base.slots, registry=registry)
+        return plan(asked, slots=base.slots)
 
     plans, tried = [lean(base)], []
     for unit in units:
@@ -187,24 +192,30 @@ def choose_widths(
 
 
 def make_units(
-    model: Model, structure: Structure, target: Target, registry: Mapping[str, OpDef], sides: Collection[Side]
-) -> tuple[Unit, ...]:
+    model: Model, structure: Structure, target: Target, registry: Mapping[str, OpDef], sides: Collection[Side],
+    pinned: Mapping[str, int],
+) -> tuple[Unit, ...]:  # fmt: skip
     """The decisions there are.
 
     Data: nodes that read common tensors, if none of these belongs to the boundary, the CPU, a decomposed operator or a
-    constant. Weights: a node. Both: the nodes of one decision about data, and their weights.
+    constant, and `pinned` (tensor -> bits) gives none 15 bits and not all of them 8. Weights: a node. Both: the nodes
+    of one decision about data, and their weights.
     """
     weighted = {n.name for n in model.graph.nodes if is_weighted(n, model, registry)}
     if "data" not in sides:
         return tuple(Unit(n, (n,), weighted=(n,)) for n in mac_nodes(model, structure) if n in weighted)
     keep = settled(model, structure, cpu_nodes(model, structure, target, registry))
-    return tuple(
-        Unit(
-            g.name, g.nodes, g.makers, tuple(n for n in g.nodes if n in weighted) if "weight" in sides else (),
-            free=keep.isdisjoint(g.operands),
-        )
-        for g in mac_groups(model, structure)
-    )  # fmt: skip
+    units = []
+    for g in mac_groups(model, structure):
+        bits = [pinned.get(t) for t in g.operands]
+        units.append(
+            Unit(
+                g.name, g.nodes, () if set(bits) == {8} else g.makers,
+                tuple(n for n in g.nodes if n in weighted) if "weight" in sides else (),
+                free=keep.isdisjoint(g.operands) and 15 not in bits or set(bits) == {8},
+            )
+        )  # fmt: skip
+    return tuple(units)
 
 
 def _narrowed(unit: Unit, side: Side, request: WidthRequest, base: Planned, planned: Any) -> Fixed | None:
@@ -236,7 +247,10 @@ def to_db(noise: float) -> float:
 def _notes(budget: float, share: float) -> tuple[Note, ...]:
     if share <= budget:
         return ()
-    why = "nodes that read inputs of the model, or what the CPU or decomposed operators make, stay at 16 bits"
+    why = (
+        "nodes that read inputs of the model, what the CPU or decomposed operators make, or what quan_config gives 16 "
+        "bits, stay at 16 bits"
+    )
     return (Note("flops_ratio", f"{budget:g}", f"{share:.3f}", why),)
 
 

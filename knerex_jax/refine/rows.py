@@ -51,11 +51,11 @@ def weight_rows(
     if mac.kind == "dense":
         rows = np.take_along_axis(x.reshape(len(x), -1, x.shape[-1]), places[..., None], axis=1)
         return rows.reshape(1, -1, x.shape[-1]).astype(np.float32)
-    (_, channels, *spatial), (_, outputs, *out) = shapes
+    (_, channels, *spatial), (images, outputs, *out) = shapes
     window = mac.window
     assert window is not None
-    index, inside = np.zeros((), np.int64), np.ones((), bool)
-    coordinates = np.unravel_index(places, out)
+    index, *coordinates = np.unravel_index(places, (images, *out))
+    inside = np.ones(places.shape, bool)
     for a, (o, size) in enumerate(zip(coordinates, spatial, strict=True)):
         tap = np.arange(window.kernel[a]) * window.dilations[a]
         begin, stride = window.pads[a][0], window.strides[a]
@@ -72,7 +72,7 @@ def weight_rows(
     taps = math.prod(window.kernel)
     index, inside = index.reshape(*places.shape, taps), inside.reshape(*places.shape, taps)
     channel = form.feeding[:: outputs // mac.group]
-    flat = x.reshape(len(x), channels, -1)
+    flat = x.swapaxes(1, 2).reshape(len(x), channels, -1)
     parts = [np.where(inside[n], flat[n][:, index[n]], 0)[channel] for n in range(len(x))]
     rows = np.stack(parts, axis=1).astype(np.float32)  # [G, N, J, P, taps]
     return np.ascontiguousarray(rows_first(rows))

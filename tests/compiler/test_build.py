@@ -10,8 +10,10 @@ from planning import plan
 
 from knerex_jax.compiler.build import Compiled, Request, compile_program
 from knerex_jax.compiler.cost import estimate
+from knerex_jax.compiler.work import AMOUNTS, work_of
 from knerex_jax.errors import CompileError, ConfigError
 from knerex_jax.npu.isa import Compute, Dma, Load
+from knerex_jax.program.primitives import Mac
 from knerex_jax.quantize.planner import Planned
 from knerex_jax.targets.machine import MACHINES
 
@@ -115,6 +117,25 @@ def test_engines_side_by_side_are_faster_than_one_after_the_other(cut):
     assert max(c.seconds for c in found.costs) < found.seconds < found.serial_seconds
     assert found.moved("wdma") >= 70 * 5 * 16
     assert list(found.finish) != sorted(found.finish), "a later load ends before an earlier part"
+
+
+def test_several_images_cost_what_they_multiply():
+    def priced(images):
+        net = Net({"x": (1, 4 * images, 14, 14)})
+        y = net.add("Reshape", "x", shape=(images, 4, 14, 14))
+        y = net.conv(net.conv(net.conv(y, 32), 32, group=32), 32, kernel=1)
+        model = net.model(net.add("Reshape", y, shape=(1, images * 32, 14, 14)))
+        planned = plan(model, samples(model, 4), "720")
+        made = compile_program(Request(planned.program, planned.constants)).program
+        macs = [c for c in made.commands if isinstance(c, Compute) and isinstance(c.instruction, Mac)]
+        works = [work_of(c, made.buffers, 1) for c in macs]
+        named = [dict(zip(AMOUNTS, w.amounts, strict=True)) for w in works]
+        return [sum(n[key] for n in named) for key in ("kernels", "depthwise", "pointwise")], sum(
+            w.products for w in works
+        )
+
+    one, eight = priced(1), priced(8)
+    assert eight == ([8 * amount for amount in one[0]], 8 * one[1])
 
 
 def test_constants_without_room_are_streamed(planned):

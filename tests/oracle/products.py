@@ -9,7 +9,11 @@ from .spatial import Window
 
 
 def convolve(x: np.ndarray, weight: np.ndarray, window: Window, group: int, out: tuple[int, ...]) -> np.ndarray:
-    """Conv: x [1, group * i, *spatial], weight [o, i, taps] -> acc [1, o, *out]."""
+    """Conv: x [n, group * i, *spatial], weight [o, i, taps] -> acc [n, o, *out]."""
+    return np.concatenate([_convolve_one(image[None], weight, window, group, out) for image in x])
+
+
+def _convolve_one(x: np.ndarray, weight: np.ndarray, window: Window, group: int, out: tuple[int, ...]) -> np.ndarray:
     outputs, inputs, _ = weight.shape
     padded = window.padded(x, 0, out)
     grouped = weight.reshape(group, outputs // group, inputs, -1)
@@ -23,7 +27,14 @@ def convolve(x: np.ndarray, weight: np.ndarray, window: Window, group: int, out:
 def convolve_transposed(
     x: np.ndarray, weight: np.ndarray, window: Window, group: int, out: tuple[int, ...]
 ) -> np.ndarray:
-    """ConvTranspose: x [1, group * i, *spatial], weight [o, i, taps] -> acc [1, o, *out].
+    """ConvTranspose: x [n, group * i, *spatial], weight [o, i, taps] -> acc [n, o, *out]."""
+    return np.concatenate([_convolve_transposed_one(image[None], weight, window, group, out) for image in x])
+
+
+def _convolve_transposed_one(
+    x: np.ndarray, weight: np.ndarray, window: Window, group: int, out: tuple[int, ...]
+) -> np.ndarray:
+    """Of one image.
 
     Input position p adds weight[tap] * x[p] at output position p * stride + tap * dilation - pad. The buffer holds
     the output before the pads are cut off; output_padding shows only in `out`.

@@ -48,8 +48,21 @@ def moved() -> Model:
     return net.model(d, c)
 
 
+def several_images() -> Model:
+    """Windows of a feature map side by side on axis 0."""
+    net = Net({"x": (1, 4, 6, 8)}, seed=6)
+    windows = net.add("Reshape", "x", shape=(2, 4, 6, 4))
+    a = net.add("Relu", net.conv(windows, 6, group=2))
+    b = net.add(
+        "MaxPool", net.conv(a, 6, group=6), kernel_shape=(2, 2), strides=(2, 2), dilations=(1, 1), pads=(0,) * 4
+    )
+    attrs = {"kernel_shape": (3, 3), "strides": (2, 2), "dilations": (1, 1), "pads": (1,) * 4, "group": 2}
+    up = net.add("ConvTranspose", b, net.random(6, 3, 3, 3), net.random(6), **attrs, output_padding=(1, 1))
+    return net.model(net.add("Reshape", net.add("Add", up, a), shape=(1, 12, 6, 4)), net.add("GlobalAveragePool", b))
+
+
 @pytest.mark.parametrize(("platform", "width"), CASES)
-@pytest.mark.parametrize("build", [residual, concatenated, classifier, moved])
+@pytest.mark.parametrize("build", [residual, concatenated, classifier, moved, several_images])
 def test_every_tensor_equals_the_oracle(build, platform, width):
     model = build()
     planned = plan(model, samples(model, 8), platform, width)

@@ -12,7 +12,7 @@ from planning import EVERY_CHANNEL, exact_ranges, fixed_model, float_values
 from real_models import oracle_mismatches
 
 import knerex_jax as kx
-from knerex_jax import embedded
+from knerex_jax import embedded, flow
 from knerex_jax.emulator.wide import widen
 from knerex_jax.errors import ConfigError
 from knerex_jax.metrics import snr_db
@@ -250,3 +250,30 @@ def test_limits_without_mixbw_or_two_of_them():
     assert [n.where for n in kx.PTQConfig(max_ms=2.0).notes()] == ["max_ms"]
     with pytest.raises(ConfigError, match="two budgets"):
         kx.PTQConfig(max_ms=2.0, max_mb=3.0)
+
+
+def test_imposed_widths_are_no_decisions_but_count():
+    net = Net({"x": (1, 4, 8, 8)})
+    relu = ["x"]
+    for _ in range(3):
+        relu.append(net.add("Relu", net.conv(relu[-1], 8)))
+    model = net.model(net.conv(relu[-1], 4))
+    data = samples(model, 8)
+    config = kx.PTQConfig(datapath_bitwidth_mode="mixbw", weight_bitwidth_mode="int16", batch_size=8, flops_ratio=0.55)
+    ranges = flow.analyze(model, {t: list(a) for t, a in data.items()}, config)
+
+    def chosen(**widths):
+        asked = replace(config, quan_config={name: {"bitwidth": bits} for name, bits in widths.items()})
+        mixed = flow.mix_widths(model, ranges, asked, data)
+        return mixed, flow.make_plan(model, ranges, asked, mixed=mixed).plan
+
+    free, plan = chosen()
+    assert len(free.candidates) == 3 and free.share <= 0.55
+    mixed, plan = chosen(all_nodes=16)
+    assert not mixed.candidates and mixed.share == 1 and {f.bits for f in plan.formats.values()} == {15}
+    assert any(n.where == "flops_ratio" and "quan_config" in n.why for n in plan.notes)
+    wide = next(c for c in free.candidates if c.bits == 15)
+    tensor = model.graph.node[wide.nodes[0]].inputs[0]
+    mixed, plan = chosen(**{tensor: 8})
+    assert wide.nodes not in [c.nodes for c in mixed.candidates] and plan.formats[tensor].bits == 8
+    assert any(c.bits == 15 for c in mixed.candidates), "the budget goes to another one"

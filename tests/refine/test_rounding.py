@@ -132,8 +132,18 @@ def test_constants_as_operands_are_the_same_for_all_samples():
     assert learn_rounding(planned, inputs, target=TARGETS["720"]).planned.program == planned.program
 
 
-def test_rows_times_weights_are_the_sums_of_the_node():
-    planned = planned_kinds("720", 8)
+def several_images() -> Model:
+    """Convolutions over two images of one sample."""
+    net = Net({"x": (1, 4, 8, 8)})
+    views = net.add("Reshape", "x", shape=(2, 4, 4, 8))
+    y = net.conv(net.add("Relu", net.conv(views, 6, stride=2)), 6, group=3)
+    attrs = {"kernel_shape": (3, 3), "strides": (2, 1), "dilations": (1, 1), "pads": (1,) * 4, "group": 2}
+    return net.model(net.add("ConvTranspose", y, net.random(6, 2, 3, 3), net.random(4), **attrs, output_padding=(1, 0)))
+
+
+@pytest.mark.parametrize("make", [every_kind, several_images])
+def test_rows_times_weights_are_the_sums_of_the_node(make):
+    planned = plan(make(), samples(make(), 4), "720")
     fixed, inputs = fixed_model(planned), samples(planned.model, 3, seed=3)
     rng = np.random.default_rng(0)
     macs = [m for m in mac_instructions(planned) if m.kind != "diagonal"]
@@ -151,6 +161,13 @@ def test_rows_times_weights_are_the_sums_of_the_node():
         whole = np.moveaxis(whole, mac.axis + 1, -1).reshape(3, -1, len(form.weight))
         expected = np.take_along_axis(whole, places[..., None], axis=1).reshape(made.shape)
         assert np.allclose(made, expected, atol=1e-3 * np.abs(expected).max()), mac.name
+
+
+def test_several_images_of_a_sample_are_learned_from():
+    model = several_images()
+    data = samples(model, 12)
+    planned = plan(model, data, "720")
+    assert any(r.kept for r in learn_rounding(planned, data, target=TARGETS["720"]).records)
 
 
 def test_lattice_rounding_finds_the_best_codes_of_small_problems():
