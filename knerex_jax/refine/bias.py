@@ -1,5 +1,6 @@
 """Bias adjustment: the mean error of every accumulator moves into its bias. Section 7 of the contract."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -244,4 +245,4 @@ def _judge(node: Weighted, totals: Totals, judged: bool) -> tuple[BiasRecord, np
 
 
 def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(values**2)))
+    return math.sqrt(float(values @ values) / len(values))

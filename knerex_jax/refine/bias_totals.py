@@ -128,6 +128,7 @@ def _added(vectors: Sequence[np.ndarray]) -> np.ndarray:
 def _mean(sums: Sequence[np.ndarray], counts: Sequence[Counts], groups: Sequence[int]) -> np.ndarray:
     """Correctly rounded quotients of sums over groups, float64."""
     total, count = _added([sums[g] for g in groups]), sum(counts[g] for g in groups)
-    if total.dtype == object or max(map(abs, _ends(total))) > 1 << 53 or np.max(count) > 1 << 53:
+    most = count if isinstance(count, int) else int(count.max())
+    if total.dtype == object or most > 1 << 53 or max(map(abs, _ends(total))) > 1 << 53:
         return np.array([int(t) / int(n) for t, n in zip(total, np.broadcast_to(count, len(total)), strict=True)])
     return total / np.asarray(count, np.float64)
