@@ -18,7 +18,7 @@ from knerex_jax.ops.host import host_node, is_standard
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.ops.placement import Placement, Where, placement, refusal, rewrite_of
 from knerex_jax.passes.pipeline import decompose_model
-from knerex_jax.quantize.structure import fuse_activations
+from knerex_jax.quantize.structure import analyse
 from knerex_jax.targets import TARGETS
 
 Registry = Mapping[str, OpDef]
@@ -279,8 +279,9 @@ class _Parts:
             leads[node.name] = (same or [*node.origin, ""])[0]  # a constant that is an output has no node of the user's
             for label in node.origin:
                 by_user.setdefault(label, []).append(node)
-        places = {n.name: placement(n, model, platform, registry) for n in model.graph.nodes}
-        hosts = {act: mac for mac, act in fuse_activations(model, registry).items()}
+        structure = analyse(model, TARGETS[platform], registry)
+        places = {n.name: placement(n, model, platform, registry, structure.islands) for n in model.graph.nodes}
+        hosts = {act: mac for mac, act in structure.fused.items()}
         return cls({u: tuple(ns) for u, ns in by_user.items()}, leads, places, hosts)
 
     def of_user(self, label: str) -> tuple[Node, ...]:

@@ -95,33 +95,7 @@ def _prelu_no_rule(node: Node, model: Model) -> str | None:
     axes = _slope_axes(slope, node, model)
     if len(axes) > 1:
         return f"its slope varies along axes {', '.join(map(str, axes))}: only channels can have one each"
-    channels = _channels(node.inputs[0], model) if axes else None
-    if channels is not None and axes[0] != channels:
-        said = "has none" if channels < 0 else f"has them along axis {channels}"
-        return f"its slope varies along axis {axes[0]}: only channels can have one each, and its input {said}"
     return None
-
-
-_BY_CHANNEL = ("Conv", "ConvTranspose", "BatchNormalization")
-_BY_LAST = ("Gemm", "MatMul")
-_KEEPING = ("Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "Add", "Sub", "MaxPool", "AveragePool", "Resize")
-
-
-def _channels(tensor: str, model: Model) -> int | None:
-    """The channel axis of a tensor, -1 where it has none; None where more than its producers decides."""
-    graph, found, seen = model.graph, -1, [tensor]
-    for t in seen:  # grows
-        producer = graph.producer.get(t)
-        if producer is None:
-            continue
-        if producer.op_type in _BY_CHANNEL or producer.op_type in _BY_LAST:
-            found = max(found, 1 if producer.op_type in _BY_CHANNEL else len(graph.shape(t)) - 1)
-            continue
-        read = [x for x in producer.inputs if x and x not in model.constants]
-        if producer.op_type not in _KEEPING or any(len(graph.shape(x)) != len(graph.shape(t)) for x in read):
-            return None
-        seen += [x for x in read if x not in seen]
-    return found
 
 
 def _to_program(node: Node, view: ProgramView) -> Built:
@@ -129,7 +103,6 @@ def _to_program(node: Node, view: ProgramView) -> Built:
     rule = op_of(node, view.registry).activation
     assert rule is not None
     act = rule(node, view.model)
-    act.check_axis(view.axis(y, (x,)), node.name)
     fx, fy = view.formats[x], view.formats[y]
     psum_bits = 48 if fx.bits == 15 else 32
     # The activation works on codes of x, so its integers are in the format of x.

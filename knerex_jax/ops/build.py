@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knerex_jax.errors import UnsupportedOpError
 from knerex_jax.fixedpoint.qformat import QFormat
 from knerex_jax.graph.ir import Graph, Model, Node
 from knerex_jax.ops.bind import op_of
@@ -37,23 +36,6 @@ class ActSpec:
     high: float | None = None
     slope: np.ndarray | None = None
     axis: int | None = None
-
-    def check_axis(self, channels: int | None, node: str) -> None:
-        """Several slopes have to lie along the channels.
-
-        Args:
-          channels: axis of the operand with a format of its own for every index; None: it has one for all.
-          node: whose activation it is.
-
-        Raises:
-          UnsupportedOpError: they do not.
-        """
-        if self.axis is not None and self.axis != channels:
-            there = "there are no channels" if channels is None else f"channels lie along {channels}"
-            raise UnsupportedOpError(
-                f"its slope varies along axis {self.axis}, {there}",
-                where=f"node {node}", fix="give it one slope, or one for each channel of what it reads",
-            )  # fmt: skip
 
     @property
     def magnitude(self) -> float | None:

@@ -88,7 +88,6 @@ def mac_program(node: Node, view: ProgramView) -> Built:
     fused = view.activation(node)
     act = ActSpec("none") if fused is None else fused[1]
     x, y = node.inputs[0], node.outputs[0] if fused is None else fused[0].outputs[0]
-    act.check_axis(form.axis % len(view.model.graph.shape(y)), node.name)
     x_format, y_format = view.formats[x], view.formats[y]
     channels, outputs = int(form.feeding.max()) + 1, len(form.weight)
     y_scale, y_radix = view.scale(y, outputs), view.radix(y, outputs)

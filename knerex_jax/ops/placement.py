@@ -15,6 +15,9 @@ from knerex_jax.ops.support import REWRITES, SUPPORT
 Where = Literal["NPU", "fused", "decomposed", "CPU", "unsupported"]
 
 
+_NONE: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a node runs, and why.
@@ -32,7 +35,13 @@ class Placement:
     integer: bool = True
 
 
-def placement(node: Node, model: Model, platform: str, registry: Mapping[str, OpDef] = REGISTRY) -> Placement:
+def placement(
+    node: Node,
+    model: Model,
+    platform: str,
+    registry: Mapping[str, OpDef] = REGISTRY,
+    islands: Mapping[str, str] = _NONE,
+) -> Placement:
     """Places one node of a bound model; whether it is fused or part of a decomposed one is for the caller to see.
 
     Args:
@@ -40,13 +49,14 @@ def placement(node: Node, model: Model, platform: str, registry: Mapping[str, Op
       model: bound.
       platform: name of a target.
       registry: operator records.
+      islands: node -> why it has no integer rule where it stands (`Structure.islands`), beside what its form says.
     """
     try:
         op = op_of(node, registry)
     except UnsupportedOpError as error:
         return Placement("unsupported", error.what, error.fix, integer=False)
     refused = refusal(node, model, platform, op)
-    island = island_reason(node, model, op)
+    island = island_reason(node, model, op) or islands.get(node.name)
     if refused is None and island is None:
         return Placement("NPU")
     if refused is None:

@@ -69,10 +69,20 @@ def fuse_activations(model: Model, registry: Mapping[str, OpDef]) -> dict[str, s
     for node in graph.nodes:
         if not is_weighted(node, model, registry):
             continue
-        readers = graph.readers.get(node.outputs[0], ())
-        if len(readers) == 1 and node.outputs[0] not in graph.outputs and _is_activation(readers[0], model, registry):
+        y = node.outputs[0]
+        readers = graph.readers.get(y, ())
+        if len(readers) == 1 and y not in graph.outputs and _fuses(readers[0], node, model, registry):
             fused[node.name] = readers[0].name
     return fused
+
+
+def _fuses(reader: Node, node: Node, model: Model, registry: Mapping[str, OpDef]) -> bool:
+    """Whether an accumulator can apply what reads it."""
+    rule = op_of(reader, registry).activation
+    if rule is None or why_island(reader, model, registry) is not None:
+        return False
+    axis, form = rule(reader, model).axis, op_of(node, registry).mac
+    return axis is None or form is None or axis == form(node, model).axis % len(model.graph.shape(node.outputs[0]))
 
 
 def is_weighted(node: Node, model: Model, registry: Mapping[str, OpDef]) -> bool:
@@ -81,10 +91,6 @@ def is_weighted(node: Node, model: Model, registry: Mapping[str, OpDef]) -> bool
     if index is None or node.inputs[index] not in model.constants or node.outputs[0] in model.exact:
         return False
     return why_island(node, model, registry) is None
-
-
-def _is_activation(node: Node, model: Model, registry: Mapping[str, OpDef]) -> bool:
-    return op_of(node, registry).activation is not None and why_island(node, model, registry) is None
 
 
 def why_island(node: Node, model: Model, registry: Mapping[str, OpDef]) -> str | None:
@@ -123,6 +129,7 @@ def analyse(model: Model, target: Target, registry: Mapping[str, OpDef]) -> Stru
         reason = why_island(node, model, registry)
         if reason is None and node.op_type == "Identity" and node.inputs[0] in exact:
             reason = "codes are made of what integers alone decide"
+        reason = reason or _off_channels(node, view)
         if reason is None:
             stated = op_of(node, registry).constrain(node, view)
         else:
@@ -159,6 +166,16 @@ def analyse(model: Model, target: Target, registry: Mapping[str, OpDef]) -> Stru
         masked={f.output: f.operands for f in facts if isinstance(f, Masked)},
         leaving=_leaving([t for t in graph.outputs if t not in exact], facts),
     )
+
+
+def _off_channels(node: Node, view: PlanView) -> str | None:
+    """Why an activation has no integer rule where its several slopes do not lie along the channels."""
+    rule = op_of(node, view.registry).activation
+    axis = None if rule is None else rule(node, view.model).axis
+    if axis is None or axis == (channels := view.axes[node.inputs[0]]):
+        return None
+    there = "has none" if channels is None else f"has them along axis {channels}"
+    return f"its slope varies along axis {axis}: only channels can have one each, and its input {there}"
 
 
 def _leaving(outputs: Iterable[str], facts: Iterable[Constraint]) -> dict[str, frozenset[str]]:

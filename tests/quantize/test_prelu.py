@@ -5,7 +5,7 @@ from helpers import Net, samples
 from oracle import compare, run_oracle
 from planning import fixed_model, float_values, plan
 
-from knerex_jax.errors import UnsupportedOpError
+from knerex_jax.check import check_model
 from knerex_jax.graph.write import to_proto
 from knerex_jax.metrics import snr_db
 from knerex_jax.ops import REGISTRY
@@ -48,6 +48,7 @@ def turned(net):
         ((8, 6), conv, "axes 2, 3"),
         ((6, 1, 1), None, "has none"),
         ((6, 1, 1), dense, "axis 3"),
+        ((6, 1, 1), turned, "axis 3"),
     ],
 )
 def test_only_slopes_by_channel_run_in_integers(shape, by, why):
@@ -62,7 +63,8 @@ def test_only_slopes_by_channel_run_in_integers(shape, by, why):
     assert not compare(fixed.run(data, "fixed", taps=tuple(fixed.program.shapes)), codes)
 
 
-def test_slopes_along_an_axis_that_only_the_plan_knows_are_refused():
-    model = net_with((6, 1, 1), by=turned)  # channels lie along the last axis
-    with pytest.raises(UnsupportedOpError, match="its slope varies along axis 1, channels lie along 3"):
-        plan(model, samples(model, 4), "720")
+def test_the_check_knows_what_the_plan_will_say():
+    found = {n.op_type: n for n in check_model(net_with((6,), by=conv), "720").nodes}
+    assert found["PRelu"].where == "CPU" and "axis 3" in found["PRelu"].reason
+    found = {n.op_type: n for n in check_model(net_with((6, 1, 1), by=conv), "720").nodes}
+    assert found["PRelu"].where == "fused"
