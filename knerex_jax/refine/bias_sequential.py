@@ -119,9 +119,9 @@ class Sequential:
                 frontier |= made
                 name = stage.end.name
                 if k in guessed:
-                    own = means[:, passes.channels[k]]
-                    found[k] = guessed_bias(stage.end, self._largest(k), guessed[k], own, sums, groups)
-                    bias = found[k][1]
+                    mean = means[:, passes.channels[k]]
+                    found[k] = guessed_bias(stage.end, self._largest(k), guessed[k], mean, sums, groups)
+                    _, bias = found[k]
                     params[name] |= {"bias": bias.reshape(like[k]["bias"].shape)}
                 else:
                     params[name] |= io_callback(partial(_ask, desk, k), like[k], sums, ordered=True)
@@ -180,7 +180,8 @@ class Sequential:
 
     def _ran(self, k: int, new: Integers, bias: np.ndarray) -> bool:
         """Whether the trace ran a node with these integers, of which it had guessed the bias."""
-        node, old = self.passes.weighted[k], self.passes.constants[self.passes.weighted[k].name]
+        node = self.passes.weighted[k]
+        old = self.passes.constants[node.name]
         ran = prepare_bias(node.mac, new["bias"], self.passes.program).reshape(bias.shape)
         alike = all(np.array_equal(new[key], old[key]) for key in old if key != "bias")
         return alike and np.array_equal(ran, bias) and self._serves(k, new)

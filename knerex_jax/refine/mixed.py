@@ -207,12 +207,13 @@ def make_units(
     keep = settled(model, structure, cpu_nodes(model, structure, target, registry))
     units = []
     for g in mac_groups(model, structure):
-        bits = [pinned.get(t) for t in g.operands]
+        bits = {pinned.get(t) for t in g.operands}
+        narrow = bits == {8}
         units.append(
             Unit(
-                g.name, g.nodes, () if set(bits) == {8} else g.makers,
+                g.name, g.nodes, () if narrow else g.makers,
                 tuple(n for n in g.nodes if n in weighted) if "weight" in sides else (),
-                free=keep.isdisjoint(g.operands) and 15 not in bits or set(bits) == {8},
+                free=narrow or (keep.isdisjoint(g.operands) and 15 not in bits),
             )
         )  # fmt: skip
     return tuple(units)
