@@ -2,7 +2,7 @@
 
 An observer sees a tensor as rows of channels and folds them into its state; states add up over batches and devices.
 Rows are taken in pieces that stay in the cache, so that an observer costs one sweep over memory however many sums it
-keeps. Measured on MobileNetV2 (experiments, calibration cost): extremes 1.4 times the float forward, histogram 2.5.
+keeps. Measured on MobileNetV2 (experiments, calibration cost): extremes 1.4 times the float forward, histogram 2.1.
 """
 
 from collections.abc import Callable
@@ -203,9 +203,12 @@ def _channels_last(x: Array, axis: int) -> Array:
 
 
 def _count(counts: Array, index: Array) -> Array:
-    """counts[index] += 1 for a flat int32 index, repeats included."""
+    """counts[index] += 1 for every index of an int32 array, repeats included."""
     numbers = lax.ScatterDimensionNumbers(
         update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
     )
     ones = jnp.ones(index.size, counts.dtype)
+    # Indices are made as they stand and only then read in one row: fused with the reshape, XLA:CPU finds row and column of
+    # each by a division and vectorises nothing (3.7 instead of 1.4 ns for each).
+    index = lax.optimization_barrier(index)
     return lax.scatter_add(counts, index.reshape(-1, 1), ones, numbers, mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
