@@ -43,8 +43,8 @@ def cells(args: argparse.Namespace) -> Iterator[Cell]:
             for model in (m for m in args.models if m in ("A1", "A2", "A9")):
                 yield {"what": "readings", "model": model, "batch": 16, "rounds": args.rounds}
             for side, method, samples in (
-                ("ours", "percentage", 8), ("ours", "percentage", 24), ("ours", "mmse", 24), ("ort", "", 4),
-                ("ort", "", 12),
+                ("ours", "percentage", 8), ("ours", "percentage", 24), ("ours", "percentage", 104), ("ours", "mmse", 24),
+                ("ort", "", 4), ("ort", "", 24), ("quark", "", 4), ("quark", "", 24),
             ):  # fmt: skip
                 yield {"what": "whole", "model": "A6_det", "side": side, "method": method, "samples": samples}
         elif what == "bias":
@@ -73,6 +73,8 @@ def _measured(cell: Cell) -> Cell:
 
         return readings(cell["model"], cell["batch"], cell["rounds"])
     if what == "whole":
+        if cell["side"] == "quark":
+            return _quark(cell["model"], cell["samples"])
         asked = [cell["side"], cell["model"], cell["samples"], *([cell["method"]] if cell["method"] else [])]
         return _child("calibration.py", asked)
     if what == "growth":
@@ -102,9 +104,26 @@ def _compile(model: str, batch: int) -> Cell:
     return {**found, **cached, "cached_over_first": round(second["fixed_cpu_s"] / first["fixed_cpu_s"], 2)}
 
 
-def _child(script: str, arguments: list[Any], environment: dict[str, str] | None = None) -> Cell:
-    command = [sys.executable, str(HERE / script), *map(str, arguments)]
-    done = subprocess.run(command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, text=True)
+def _quark(model: str, samples: int) -> Cell:
+    """In the environment that `experiments/peers/run.py --peers quark` makes, on the files that it exchanges."""
+    peers = HERE.parent / "peers"
+    cache = Path(os.environ.get("KNEREX_CACHE", Path.home() / ".cache" / "knerex_jax"))
+    python, folder = cache / "peer_environments" / "quark" / "bin" / "python", cache / "peers"
+    if not python.is_file():
+        return {"failed": f"no Quark in {python}: run {peers / 'run.py'} --peers quark --models {model}"}
+    export = [sys.executable, str(peers / "export.py"), "--folder", str(folder), "--models", model]
+    subprocess.run(export, check=True, stdout=sys.stderr)
+    with tempfile.TemporaryDirectory() as left:  # Quark leaves files where it runs
+        return _child("quark_calibration.py", [folder / model, samples], python=str(python), cwd=left)
+
+
+def _child(
+    script: str, arguments: list[Any], environment: dict[str, str] | None = None, python: str = sys.executable,
+    cwd: str | None = None,
+) -> Cell:  # fmt: skip
+    command = [python, str(HERE / script), *map(str, arguments)]
+    variables = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, env=variables, cwd=cwd, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         return {"failed": f"{script} {arguments}: exit code {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])
@@ -142,6 +161,9 @@ def main() -> int:
             continue
         row = json.loads(done.stdout.splitlines()[-1])
         print(json.dumps(row), flush=True)
+        if "failed" in row:
+            failed += 1
+            continue
         rows = [r for r in rows if key(r) != key(row)] + [row]
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
     if args.json == HERE / "results.json":

@@ -73,7 +73,7 @@ def _readings(r: Row) -> Iterable[Any]:
 
 def _whole(r: Row) -> Iterable[Any]:
     yield from (
-        "knerex" if r["side"] == "ours" else "ONNX Runtime",
+        {"ours": "knerex", "ort": "ONNX Runtime", "quark": "AMD Quark"}[r["side"]],
         r["method"] or "percentile",
         r["samples"],
         r["load"],
