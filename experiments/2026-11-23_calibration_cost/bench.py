@@ -35,7 +35,7 @@ from knerex_jax.calibrate.reading import Measurement, compile_step, init_states
 from knerex_jax.calibrate.run import extremes_of, fine_grid, measure
 from knerex_jax.calibrate.state import code_of, state_of_range
 from knerex_jax.data.sources import Source, open_source
-from knerex_jax.graph.ir import TensorType
+from knerex_jax.graph.ir import Model, TensorType
 
 PCT, PCT_WIDE = 0.999, 0.999999
 RULES = {"percentage": RangeRule(pct=PCT, pct_wide=PCT_WIDE), "mmse": RangeRule("mmse", percentile=0.001)}
@@ -143,21 +143,26 @@ def random_mobilenet() -> Case:
 def zoo_case(name: str) -> Case:
     """A real model, its calibration samples and the tensors its plan needs."""
     from knerex_jax.flow import decompose_onnx
-    from knerex_jax.lowering.float import lower_float
-    from knerex_jax.ops import REGISTRY
     from knerex_jax.quantize.config import make_config
-    from knerex_jax.quantize.structure import analyse
-    from knerex_jax.targets import TARGETS
     from knerex_jax.zoo.sets import zoo_model
 
     zoo = zoo_model(name)
-    model = decompose_onnx(zoo.path(), make_config(input_shape=zoo.input_shapes))
+    return case_of(decompose_onnx(zoo.path(), make_config(input_shape=zoo.input_shapes)), zoo.calibration_samples)
+
+
+def case_of(model: Model, samples: Callable[[], Iterator[dict[str, np.ndarray]]]) -> Case:
+    """A decomposed model and the tensors its plan needs."""
+    from knerex_jax.lowering.float import lower_float
+    from knerex_jax.ops import REGISTRY
+    from knerex_jax.quantize.structure import analyse
+    from knerex_jax.targets import TARGETS
+
     graph = model.graph
     observed = analyse(model, TARGETS["720"], REGISTRY).observed
     fn, params = lower_float(model, taps=observed)
     inputs = {t: graph.types[t] for t in graph.inputs}
     types = {t: graph.types[t] for t in (*graph.inputs, *observed)}
-    return Case(fn, params, inputs, graph.outputs, observed, types, zoo.calibration_samples)
+    return Case(fn, params, inputs, graph.outputs, observed, types, samples)
 
 
 def cost(case: Case, batch: int, rounds: int) -> dict[str, Any]:

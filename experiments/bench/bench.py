@@ -40,11 +40,12 @@ def cells(args: argparse.Namespace) -> Iterator[Cell]:
                 for batch in args.batch:
                     yield {"what": what, "model": model, "batch": batch, "rounds": args.rounds, "widths": args.widths}
         elif what == "calibration":
-            for model in (m for m in args.models if m in ("A1", "A2", "A9")):
-                yield {"what": "readings", "model": model, "batch": 16, "rounds": args.rounds}
+            for model in (m for m in args.models if m != "A4"):
+                batch = 4 if model == "A6_det" else 16
+                yield {"what": "readings", "model": model, "batch": batch, "rounds": args.rounds}
             for side, method, samples in (
-                ("ours", "percentage", 8), ("ours", "percentage", 24), ("ours", "percentage", 104), ("ours", "mmse", 24),
-                ("ort", "", 4), ("ort", "", 24), ("quark", "", 4), ("quark", "", 24),
+                ("ours", "percentage", 8), ("ours", "percentage", 24), ("ours", "percentage", 104),
+                ("ours", "mmse", 24), ("ort", "", 4), ("ort", "", 24), ("quark", "", 4), ("quark", "", 24),
             ):  # fmt: skip
                 yield {"what": "whole", "model": "A6_det", "side": side, "method": method, "samples": samples}
         elif what == "bias":

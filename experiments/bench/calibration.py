@@ -27,7 +27,11 @@ def readings(name: str, batch: int, rounds: int) -> dict[str, Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return {"load": load(), "rounds": rounds, **module.cost(module.zoo_case(name), batch, rounds)}
+    asked = subject(name)
+    held = asked.calibration(batch)
+    samples = [{t: v[k] for t, v in held.items()} for k in range(batch)]
+    case = module.case_of(asked.model, lambda: iter(samples))
+    return {"load": load(), "rounds": rounds, **module.cost(case, batch, rounds)}
 
 
 def whole(side: str, name: str, samples: int, method: str = "percentage") -> dict[str, Any]:
