@@ -18,7 +18,7 @@ from knerex_jax.emulator.run import Emulator, dequantize, run_batches
 from knerex_jax.emulator.stream import at_once, over_samples
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
-from knerex_jax.lowering.float import lower_float, put_params, working_sets
+from knerex_jax.lowering.float import lower_float, working_sets
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
@@ -63,8 +63,7 @@ class FloatModel:
         """The compiled function of (params, {input: [batch, *shape]}) -> {output: array}, and its params."""
         fn, params = lower_float(self.model, registry=self.ops, once=True)
         step = over_devices(over_samples(fn, at_once(working_sets(self.model))), self.mesh)
-        held = put_params(self.model, params)
-        return jax.jit(step), held if self.mesh is None else replicated(held, self.mesh)
+        return jax.jit(step), jax.device_put(params) if self.mesh is None else replicated(params, self.mesh)
 
     def run(self, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Runs N samples: name -> [N, ...] in place of the model's batch axis; float32 results shaped likewise.

@@ -15,7 +15,7 @@ from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.errors import ConfigError
-from knerex_jax.lowering.float import lower_float, put_params
+from knerex_jax.lowering.float import lower_float
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.quantize.planner import plan_model
 from knerex_jax.targets import TARGETS
@@ -130,18 +130,20 @@ def test_many_devices_give_the_same_codes(tmp_path):
         fixed_model(planned).run(inputs, devices=64)
 
 
-def test_weights_turned_for_the_cpu_are_the_same_constants():
+def test_kernels_are_handed_over_as_convolutions_read_them():
     model = network()
     fn, params = lower_float(model)
-    placed = put_params(model, params)
-    x = samples(model, 1)["x"]
-    assert placed.keys() == params.keys()
-    for t, value in params.items():
-        np.testing.assert_array_equal(np.asarray(placed[t]), value)
-    weight = placed[model.graph.node["conv0"].inputs[1]]
-    assert weight.format.layout.major_to_minor == (2, 3, 1, 0)
-    for t, value in jax.jit(fn)(params, {"x": x}).items():
-        np.testing.assert_allclose(np.asarray(jax.jit(fn)(placed, {"x": x})[t]), value, rtol=1e-5, atol=1e-5)
+    kernels = {n.inputs[1] for n in model.graph.nodes if n.op_type == "Conv"}
+    assert {t for t in params if params[t] is not model.constants[t]} == kernels
+    for t in kernels:
+        np.testing.assert_array_equal(params[t].transpose(3, 2, 0, 1), model.constants[t])
+
+
+def test_products_of_matrices_keep_their_weights():
+    net = Net({"x": (1, 3, 4, 4)})
+    model = net.model(net.conv(net.conv("x", 4, kernel=1), 4))
+    (point, kernel), (_, params) = (n.inputs[1] for n in model.graph.nodes), lower_float(model)
+    assert params[point] is model.constants[point] and params[kernel].shape == (3, 3, 4, 4)
 
 
 def test_float_lowering_is_differentiable():

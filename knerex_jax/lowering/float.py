@@ -1,5 +1,6 @@
 """Graph -> a pure JAX function in float32, with taps on inner tensors."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -7,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.experimental.layout import Format, Layout
 
 from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops import REGISTRY
@@ -30,8 +30,9 @@ def lower_float(
         returned.
 
     Returns:
-      fn(params, inputs) -> {tensor: array} for the model's outputs and the taps, and params, its constants. fn is pure,
-      differentiable and not compiled; inputs are the arrays of one sample, with the model's own (batch 1) shapes.
+      fn(params, inputs) -> {tensor: array} for the model's outputs and the taps, and params: its constants, kernels of
+      convolutions as these read them, [*kernel, I, O] (`_kernels`). fn is pure, differentiable and not compiled;
+      inputs are the arrays of one sample, with the model's own (batch 1) shapes.
       For many samples: `jax.jit(jax.vmap(fn, (None, 0)))`.
     """
     graph = model.graph
@@ -39,14 +40,29 @@ def lower_float(
     wanted = dict.fromkeys((*graph.outputs, *tapped))
     readers = Counter((*tapped, *(t for node in graph.nodes for t in node.inputs)) if once else ())
 
+    kernels = _kernels(model)
+
     def fn(params: Mapping[str, Array], inputs: Mapping[str, Array]) -> dict[str, Array]:
-        values = {**params, **inputs}
+        values = {**params, **{t: jnp.moveaxis(params[t], (-1, -2), (0, 1)) for t in kernels}, **inputs}
         for node in graph.nodes:
             made = _results(node, values, registry)
             values |= {t: _once(v) if readers[t] > 1 else v for t, v in made.items()}
         return {t: values[t] for t in wanted}
 
-    return fn, dict(model.constants)
+    return fn, {
+        t: np.ascontiguousarray(np.moveaxis(v, (0, 1), (-1, -2))) if t in kernels else v
+        for t, v in model.constants.items()
+    }
+
+
+def _kernels(model: Model) -> set[str]:
+    """Constant weights of convolutions, but for those of kernel 1, which are products of matrices.
+
+    In ONNX's own order a CPU would turn them at every call and in every turn of a loop over samples, which takes as
+    long as the convolutions of a small model (A2, batch 8: 44 % of the time).
+    """
+    weights = {n.inputs[1] for n in model.graph.nodes if n.op_type == "Conv"} & model.constants.keys()
+    return {t for t in weights if math.prod(model.constants[t].shape[2:]) > 1}
 
 
 def _once(x: Array) -> Array:
@@ -64,24 +80,6 @@ def working_sets(model: Model) -> Iterator[int]:
     """Bytes that each node reads and makes for one sample, without constants (`stream.at_once`)."""
     types = {t: v for t, v in model.graph.types.items() if t not in model.constants}
     return (4 * sum(types[t].size for t in (*n.inputs, *n.outputs) if t in types) for n in model.graph.nodes)
-
-
-def put_params(model: Model, params: Mapping[str, np.ndarray]) -> dict[str, Array]:
-    """Constants on the device; weights of convolutions lie there as the lowering reads them, with channels last.
-
-    Their shapes and values stay as they are. In ONNX's own order every call on a CPU would turn them again, which takes
-    as long as the convolutions of a small model (A2, batch 8: 44 % of the time).
-
-    Args:
-      model: whose constants these are.
-      params: from `lower_float`.
-    """
-    placed = {t: jax.device_put(v) for t, v in params.items()}
-    for node in model.graph.nodes if jax.default_backend() == "cpu" else ():
-        if node.op_type == "Conv" and (weight := placed.get(node.inputs[1])) is not None:
-            turned = Layout((*range(2, weight.ndim), 1, 0))
-            placed[node.inputs[1]] = jax.device_put(weight, Format(turned, weight.sharding))
-    return placed
 
 
 def walk_float(

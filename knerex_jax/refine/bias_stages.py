@@ -241,9 +241,9 @@ def float_step(
       parallel: methods of the weighted nodes, if each is to run in fixed point, too, on its quantized float input.
 
     Returns:
-      fn({"fixed": prepared integers, "float": constants}, frontier with the model's inputs of one sample) -> {"float":
-      the sums of all nodes' float values before their activation (`float_sums`), one behind the other, node ->
-      `fixed_sums` if parallel}.
+      fn({"fixed": prepared integers, "float": params of the float model}, frontier with the model's inputs of one
+      sample) -> {"float": the sums of all nodes' float values before their activation (`float_sums`), one behind the
+      other, node -> `fixed_sums` if parallel}.
     """
     made_by = {w.name: model.graph.node[w.name].outputs[0] for w in weighted}
     read = dict.fromkeys(w.mac.inputs[0] for w in weighted) if parallel else ()

@@ -97,7 +97,7 @@ def search_scales(
     judged = held_out(np.arange(len(next(iter(inputs.values())))))
     meter = NoiseMeter.of(model, inputs, registry, batch_size)
     learn, judge = meter.part(~judged), meter.part(judged)
-    groups = free_groups(base.structure, ranges, base.model)
+    groups = free_groups(base.structure, ranges)
 
     def plan(settings: Mapping[str, Setting]) -> Planned:
         chosen = setting_overrides(settings, groups, base, ranges, policy)
@@ -133,11 +133,14 @@ def search_scales(
     return ScaleSearch(plans[chosen], overrides, each, common, held, chosen)
 
 
-def free_groups(structure: Structure, ranges: Ranges, model: Model) -> dict[str, tuple[str, ...]]:
-    """Tensors that share scales, by the first of them, in topological order; model outputs keep their range."""
+def free_groups(structure: Structure, ranges: Ranges) -> dict[str, tuple[str, ...]]:
+    """Tensors that share scales, by the first of them, in topological order.
+
+    Model outputs keep their range, and so does what reaches one by data movement alone.
+    """
     found: list[tuple[set[int], list[str]]] = []
     for t in structure.tensors:
-        if t not in ranges.tensors or t in model.graph.outputs or t in structure.hidden:
+        if t not in ranges.tensors or t in structure.leaving or t in structure.hidden:
             continue
         mine, members = {int(c) for c in structure.classes[t]}, [t]
         for other in [g for g in found if not mine.isdisjoint(g[0])]:

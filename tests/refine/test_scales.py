@@ -83,7 +83,7 @@ def test_the_overrides_alone_give_the_plan(searched):
 def test_groups_share_scales_and_leave_out_what_leaves_the_model(searched):
     model, ranges, _, _ = searched
     base = plan_model(model, ranges, WidthRequest(), TARGET, policy=EVERY_CHANNEL)
-    groups = free_groups(base.structure, ranges, model)
+    groups = free_groups(base.structure, ranges)
     members = [t for group in groups.values() for t in group]
     assert len(members) == len(set(members)) and not set(members) & set(model.graph.outputs)
     pool = next(n for n in model.graph.nodes if n.op_type == "MaxPool")
@@ -91,10 +91,21 @@ def test_groups_share_scales_and_leave_out_what_leaves_the_model(searched):
     assert all(name == group[0] for name, group in groups.items())
 
 
+def test_what_is_only_moved_before_it_leaves_keeps_its_range_too():
+    net = Net({"x": (1, 3, 4, 4)})
+    inner = net.conv("x", 4)
+    moved = net.conv(inner, 6)
+    model = net.model(net.add("Transpose", moved, perm=(0, 2, 3, 1)))
+    ranges = exact_ranges(model, samples(model, 8), "720")
+    base = plan_model(model, ranges, WidthRequest(), TARGET)
+    members = [t for group in free_groups(base.structure, ranges).values() for t in group]
+    assert inner in members and moved not in members
+
+
 def test_the_usual_setting_overrides_nothing(searched):
     model, ranges, _, _ = searched
     base = plan_model(model, ranges, WidthRequest(), TARGET, policy=EVERY_CHANNEL)
-    groups = free_groups(base.structure, ranges, model)
+    groups = free_groups(base.structure, ranges)
     usual = Setting(EVERY_CHANNEL.guard_bits, 1.0)
     assert usual.guard_bits in GUARDS and usual.factor in FACTORS
     assert not setting_overrides(dict.fromkeys(groups, usual), groups, base, ranges, EVERY_CHANNEL).numbers
