@@ -63,7 +63,7 @@ class FloatModel:
         """The compiled function of (params, {input: [batch, *shape]}) -> {output: array}, and its params."""
         fn, params = lower_float(self.model, registry=self.ops, once=True)
         step = over_devices(over_samples(fn, at_once(working_sets(self.model))), self.mesh)
-        return jax.jit(step), jax.device_put(params) if self.mesh is None else replicated(params, self.mesh)
+        return jax.jit(step), replicated(params, self.mesh)
 
     def run(self, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Runs N samples: name -> [N, ...] in place of the model's batch axis; float32 results shaped likewise.

@@ -15,7 +15,7 @@ from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.errors import ConfigError
-from knerex_jax.lowering.float import lower_float
+from knerex_jax.lowering.float import lower_float, walk_float
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.quantize.planner import plan_model
 from knerex_jax.targets import TARGETS
@@ -137,6 +137,10 @@ def test_kernels_are_handed_over_as_convolutions_read_them():
     assert {t for t in params if params[t] is not model.constants[t]} == kernels
     for t in kernels:
         np.testing.assert_array_equal(params[t].transpose(3, 2, 0, 1), model.constants[t])
+    x = samples(model, 1)["x"]
+    by_node = {t: v for _, made in walk_float(model, {"x": x}) for t, v in made.items()}  # in ONNX's own order
+    for t, value in jax.jit(fn)(params, {"x": x}).items():
+        np.testing.assert_allclose(np.asarray(value), by_node[t], rtol=1e-5, atol=1e-5)
 
 
 def test_products_of_matrices_keep_their_weights():

@@ -107,8 +107,9 @@ def _compile(model: str, batch: int) -> Cell:
 
 def _quark(model: str, samples: int) -> Cell:
     """In the environment that `experiments/peers/run.py --peers quark` makes, on the files that it exchanges."""
-    peers = HERE.parent / "peers"
-    cache = Path(os.environ.get("KNEREX_CACHE", Path.home() / ".cache" / "knerex_jax"))
+    from knerex_jax.zoo.fetch import cache_dir
+
+    peers, cache = HERE.parent / "peers", cache_dir()
     python, folder = cache / "peer_environments" / "quark" / "bin" / "python", cache / "peers"
     if not python.is_file():
         return {"failed": f"no Quark in {python}: run {peers / 'run.py'} --peers quark --models {model}"}

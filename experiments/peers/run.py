@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from knerex_jax.zoo.fetch import cache_dir
+
 HERE = Path(__file__).resolve().parent
 _MODELS = "embedded,A9,A1,A2,A3_front,A3_back,A6_cls,A6_det,A5"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -60,7 +62,7 @@ def python(executable: str | Path, script: str, folder: Path, *arguments: object
 
 
 def main() -> int:
-    cache = Path(os.environ.get("KNEREX_CACHE", Path.home() / ".cache" / "knerex_jax"))
+    cache = cache_dir()
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", default=_MODELS)
     parser.add_argument("--peers", default=",".join(PEERS))

@@ -60,7 +60,8 @@ def make_files(name: str, folder: Path) -> None:
     if name == "digits":
         path, arrays = embedded.model_path(), first(embedded.calibration(), 64)
     else:
-        path, arrays = REAL_MODELS[name]().path, REAL_MODELS[name]().calibration(16)
+        real = REAL_MODELS[name]()
+        path, arrays = real.path, real.calibration(16)
     shutil.copy(path, folder / f"{name}.onnx")
     np.savez(folder / f"{name}.npz", **arrays)
 

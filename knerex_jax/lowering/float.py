@@ -49,10 +49,13 @@ def lower_float(
             values |= {t: _once(v) if readers[t] > 1 else v for t, v in made.items()}
         return {t: values[t] for t in wanted}
 
-    return fn, {
-        t: np.ascontiguousarray(np.moveaxis(v, (0, 1), (-1, -2))) if t in kernels else v
-        for t, v in model.constants.items()
-    }
+    return fn, float_params(model)
+
+
+def float_params(model: Model) -> dict[str, np.ndarray]:
+    """What `lower_float` gives beside the function, whatever the taps; no array is copied."""
+    kernels = _kernels(model)
+    return {t: np.moveaxis(v, (0, 1), (-1, -2)) if t in kernels else v for t, v in model.constants.items()}
 
 
 def _kernels(model: Model) -> set[str]:

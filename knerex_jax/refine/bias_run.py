@@ -16,7 +16,7 @@ from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.stream import at_once, compiler_options, over_samples, samples_at_once
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.graph.ir import Model, TensorType
-from knerex_jax.lowering.float import lower_float, working_sets
+from knerex_jax.lowering.float import float_params, working_sets
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.primitives import Mac
@@ -164,8 +164,7 @@ class Passes:
 
     @cached_property
     def _float_params(self) -> Any:
-        _, params = lower_float(self.model, registry=self.registry)
-        return jax.device_put(params)
+        return jax.device_put(float_params(self.model))
 
     @cached_property
     def _own_inputs(self) -> Params:

@@ -57,7 +57,7 @@ def run_float(model: Model, inputs: Mapping[str, Any], registry: Mapping[str, Op
     types = {t: model.graph.types[t] for t in model.graph.inputs}
     held = {t: a.reshape(-1, *types[t].shape) for t, a in stack_inputs(inputs, types).items()}
     fn, params = lower_float(model, taps=judged, registry=registry)
-    step = jax.jit(jax.vmap(fn, (None, 0)))
+    step, params = jax.jit(jax.vmap(fn, (None, 0))), jax.device_put(params)
     parts = [step(params, batch) for batch in _batches(held, batch_size)]
     if not judged:
         fix = "cut what makes integers of the output (ArgMax, TopK) off the model"
