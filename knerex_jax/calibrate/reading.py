@@ -149,7 +149,8 @@ def compile_step(measurement: Measurement, observers: Observers) -> Step:
 
     def step(states: dict[str, Any], params: Any, inputs: Mapping[str, Array], valid: Array) -> tuple[Any, Array]:
         taps = jax.vmap(fn, (None, 0))(params, inputs)
-        new = {t: fold(observers[t][0], s, taps[t], axes[t], valid, piece) for t, s in states.items()}
+        # In the order of the observers, by which what is poisoned is named: jax hands states over sorted.
+        new = {t: fold(kinds, states[t], taps[t], axes[t], valid, piece) for t, (kinds, _) in observers.items()}
         poisons = [s.poison.max() > 0 for parts in new.values() for s in parts if isinstance(s, Extremes)]
         return new, jnp.stack(poisons) if poisons else jnp.zeros(0, bool)
 

@@ -124,6 +124,16 @@ def test_a_value_that_is_not_finite_names_its_tensor(bad, rereadable):
         calibrate(spoiled, {}, source, OBSERVED, TYPES, pct=0.9, pct_wide=0.99, batch_size=16)
 
 
+def test_what_is_not_finite_is_named_whatever_the_order_of_the_names():
+    types = {**TYPES, "a": TYPES["y"]}
+
+    def fn(params, inputs):
+        return {"x": inputs["x"], "y": inputs["x"], "a": inputs["x"] / 0}
+
+    with pytest.raises(ModelError, match="tensor 'a'"):
+        calibrate(fn, {}, _source(), {"x": None, "y": 1, "a": 1}, types, pct=0.9, pct_wide=0.99)
+
+
 def test_a_source_that_changes_is_refused():
     counts = iter([10, 9, 8])
 
