@@ -31,7 +31,6 @@ PLANS = {
     "A1": [("720", "int8"), ("720", "int16"), ("520", "int8")],
     "A2": EVERY_WIDTH[:3],
     "A3_front": [("720", "int8"), ("720", "w8a16")],
-    "A3_back": [("720", "int16")],
     "A9": EVERY_WIDTH,
 }
 """The accuracy table compares every model at every width; here a share of it, for the time it takes to compile."""
@@ -42,8 +41,8 @@ class Brief:
     """One combination of platform and width, and what is expected of it.
 
     Attributes:
-      least_db: SNR that every float output exceeds. Well below what one sample gives (from the top 21, 22, 43, 79, 12
-        and 30 dB): it catches a broken plan; the accuracy table says how good a sound one is.
+      least_db: SNR that every float output exceeds. Well below what one sample gives (from the top 36, 21, 22, 43, 79,
+        12 and 30 dB): it catches a broken plan; the accuracy table says how good a sound one is.
       rounding: largest relative error of a stage on ONNX Runtime.
     """
 
@@ -55,6 +54,7 @@ class Brief:
 
 BRIEF_SAMPLES = 8
 BRIEF = {
+    "A3_back": Brief("720", "int16", 30.0),
     "A4": Brief("730", "int8", 15.0),
     "A5": Brief("720", "int8", 12.0),
     # A steep sigmoid behind a deep network: the last place of the input alone moves the output by 1.5e-5.
@@ -131,11 +131,11 @@ def test_every_code_equals_the_oracle(case):
 
 def compare_with_oracle(plan: Planned, width: str, inputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]):
     fixed = fixed_model(plan)
-    assert oracle_mismatches(plan, fixed, inputs) == []
-    outputs = fixed.run(inputs)
+    held = every_tensor(fixed, inputs)
+    assert oracle_mismatches(plan, fixed, inputs, held) == []
     floor_db = 30.0 if width == "int16" else 3.0  # a plan from 24 samples; the accuracy table calibrates properly
     for name, value in reference.items():
-        assert snr_db(value, outputs[name]) > floor_db
+        assert snr_db(value, fixed.dequantize(name, held[name])) > floor_db
 
 
 def assert_same_arithmetic(model: Model, ranges: Ranges, width: str) -> None:
@@ -183,8 +183,8 @@ def test_model_in_brief(name):
     inputs = dict(real.evaluation(1)[0])
     check_stages(real, origin, plan, inputs, brief.rounding)
     fixed = fixed_model(plan)
-    assert oracle_mismatches(plan, fixed, inputs) == []
     held = every_tensor(fixed, inputs)
+    assert oracle_mismatches(plan, fixed, inputs, held) == []
     for tensor, value in ort_run(real.path, inputs).items():
         found = fixed.dequantize(tensor, held[tensor])
         if value.dtype.kind == "f":
