@@ -15,10 +15,9 @@ from knerex_jax.artifacts.stages import load_scaled
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.run import Emulator, dequantize, run_batches
-from knerex_jax.emulator.stream import at_once, over_samples
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Model
-from knerex_jax.lowering.float import lower_float, working_sets
+from knerex_jax.lowering.batch import lower_batch
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.load import load_onnx
 from knerex_jax.ops.opdef import OpDef
@@ -61,9 +60,8 @@ class FloatModel:
     @cached_property
     def step(self) -> tuple[Callable[..., Any], Any]:
         """The compiled function of (params, {input: [batch, *shape]}) -> {output: array}, and its params."""
-        fn, params = lower_float(self.model, registry=self.ops, once=True)
-        step = over_devices(over_samples(fn, at_once(working_sets(self.model))), self.mesh)
-        return jax.jit(step), replicated(params, self.mesh)
+        fn, params = lower_batch(self.model, registry=self.ops)
+        return jax.jit(over_devices(fn, self.mesh)), replicated(params, self.mesh)
 
     def run(self, inputs: Mapping[str, Any], *, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Runs N samples: name -> [N, ...] in place of the model's batch axis; float32 results shaped likewise.

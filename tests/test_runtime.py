@@ -15,7 +15,11 @@ from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.errors import ConfigError
-from knerex_jax.lowering.float import lower_float, walk_float
+from knerex_jax.graph.ir import Model
+from knerex_jax.lowering import batch
+from knerex_jax.lowering.batch import over_samples
+from knerex_jax.lowering.float import lower_float, walk_float, working_sets
+from knerex_jax.ops import REGISTRY
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.quantize.planner import plan_model
 from knerex_jax.targets import TARGETS
@@ -148,6 +152,46 @@ def test_products_of_matrices_keep_their_weights():
     model = net.model(net.conv(net.conv("x", 4, kernel=1), 4))
     (point, kernel), (_, params) = (n.inputs[1] for n in model.graph.nodes), lower_float(model)
     assert params[point] is model.constants[point] and params[kernel].shape == (3, 3, 4, 4)
+
+
+def _small_behind_large(channels: int) -> Model:
+    """A convolution on a large map, then eight on a map of one pixel, with a skip connection across the border."""
+    net = Net({"x": (1, 3, 64, 64)})
+    x = net.add("GlobalAveragePool", net.add("Relu", net.conv("x", channels)))
+    y = x
+    for _ in range(8):
+        y = net.add("Relu", net.conv(y, channels, kernel=1))
+    return net.model(net.add("Add", x, y))
+
+
+def test_light_nodes_behind_large_tensors_take_more_samples_at_a_time(monkeypatch):
+    """The same values, for batches that divide and that do not."""
+    model = _small_behind_large(8)
+    monkeypatch.setitem(batch._BUDGETS, "cpu", 2 * max(working_sets(model)))
+    taken = []
+
+    def noted(fn, at_once):
+        taken.append(at_once)
+        return over_samples(fn, at_once)
+
+    monkeypatch.setattr(batch, "over_samples", noted)
+    fn, params = batch.lower_batch(model)
+    assert taken == [2, 8]
+    whole, _ = lower_float(model)
+    for count in (1, 2, 7, 24):
+        inputs = {"x": samples(model, count)["x"].reshape(count, 1, 3, 64, 64)}
+        (found,) = jax.jit(fn)(params, inputs).values()
+        (expected,) = jax.jit(jax.vmap(whole, (None, 0)))(params, inputs).values()
+        assert found.shape == expected.shape == (count, 1, 8, 1, 1)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_heavy_nodes_and_small_networks_take_as_many_as_the_largest_tensor_allows(monkeypatch):
+    model = _small_behind_large(8)
+    for budget, light, few in ((64, 5_000_000, 64), (2, 0, 2)):
+        monkeypatch.setitem(batch._BUDGETS, "cpu", budget * max(working_sets(model)))
+        monkeypatch.setattr(batch, "_LIGHT", light)
+        assert batch._second_half(model, few, REGISTRY) is None
 
 
 def test_float_lowering_is_differentiable():

@@ -17,7 +17,8 @@ import onnxruntime as ort
 
 from knerex_jax.emulator.fixed import lower_fixed, prepare
 from knerex_jax.emulator.methods import choose
-from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.stream import compiler_options, samples_at_once
+from knerex_jax.lowering.batch import over_samples
 from knerex_jax.program.bounds import bound_program
 
 WIDTHS = {"int8": (8, 8), "w8a16": (15, 8), "int16": (15, 15)}

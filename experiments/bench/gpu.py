@@ -28,8 +28,9 @@ from knerex_jax.artifacts.bie import Bie
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods, choose
 from knerex_jax.emulator.prepare import prepare
-from knerex_jax.emulator.stream import over_samples, samples_at_once
+from knerex_jax.emulator.stream import samples_at_once
 from knerex_jax.emulator.trust import ENGINES, methods_here
+from knerex_jax.lowering.batch import over_samples
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.program.bounds import bound_program
 

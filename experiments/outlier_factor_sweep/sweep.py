@@ -27,7 +27,8 @@ from knerex_jax.artifacts.bie import Bie  # noqa: E402
 from knerex_jax.emulator.fixed import lower_fixed  # noqa: E402
 from knerex_jax.emulator.methods import choose  # noqa: E402
 from knerex_jax.emulator.prepare import prepare  # noqa: E402
-from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once  # noqa: E402
+from knerex_jax.emulator.stream import compiler_options, samples_at_once  # noqa: E402
+from knerex_jax.lowering.batch import over_samples  # noqa: E402
 from knerex_jax.metrics import snr_db  # noqa: E402
 from knerex_jax.program.bounds import bound_program, join  # noqa: E402
 from knerex_jax.quantize.planner import Planned  # noqa: E402

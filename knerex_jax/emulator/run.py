@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods, check
-from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.stream import compiler_options, samples_at_once
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.errors import ConfigError, PlanError
 from knerex_jax.graph.ir import TensorType
+from knerex_jax.lowering.batch import over_samples
 from knerex_jax.parallel.devices import device_count, over_devices
 from knerex_jax.program.bounds import Bounds, bound_program, join
 from knerex_jax.program.program import Constants, Program

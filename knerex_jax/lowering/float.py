@@ -35,21 +35,43 @@ def lower_float(
       inputs are the arrays of one sample, with the model's own (batch 1) shapes.
       For many samples: `jax.jit(jax.vmap(fn, (None, 0)))`.
     """
-    graph = model.graph
     tapped = tuple(taps)
-    wanted = dict.fromkeys((*graph.outputs, *tapped))
-    readers = Counter((*tapped, *(t for node in graph.nodes for t in node.inputs)) if once else ())
+    wanted = (*model.graph.outputs, *tapped)
+    return _stretch(model, slice(None), wanted, registry, tapped if once else None), float_params(model)
 
-    kernels = _kernels(model)
+
+def lower_halves(model: Model, start: int, *, registry: Mapping[str, OpDef] = REGISTRY) -> tuple[FloatFn, FloatFn]:
+    """`lower_float` with `once`, as a function of the nodes in front of `start` and one of those from there on.
+
+    The second one takes what the first one gives: what is alive between them.
+    """
+    first = _stretch(model, slice(start), alive(model, start), registry, ())
+    return first, _stretch(model, slice(start, None), model.graph.outputs, registry, ())
+
+
+def alive(model: Model, start: int) -> tuple[str, ...]:
+    """Tensors, without constants, that are there in front of a node and still needed."""
+    graph = model.graph
+    made = (*graph.inputs, *(t for node in graph.nodes[:start] for t in node.outputs))
+    needed = {*graph.outputs, *(t for node in graph.nodes[start:] for t in node.inputs)}
+    return tuple(t for t in made if t in needed and t not in model.constants)
+
+
+def _stretch(
+    model: Model, nodes: slice, wanted: Iterable[str], registry: Mapping[str, OpDef], once: Iterable[str] | None
+) -> FloatFn:
+    """Some nodes as a function; once: the taps, where results with several readers are kept apart."""
+    graph, kernels, wanted = model.graph, _kernels(model), tuple(dict.fromkeys(wanted))
+    readers = Counter(() if once is None else (*once, *(t for node in graph.nodes for t in node.inputs)))
 
     def fn(params: Mapping[str, Array], inputs: Mapping[str, Array]) -> dict[str, Array]:
         values = {**params, **{t: jnp.moveaxis(params[t], (-1, -2), (0, 1)) for t in kernels}, **inputs}
-        for node in graph.nodes:
+        for node in graph.nodes[nodes]:
             made = _results(node, values, registry)
             values |= {t: _once(v) if readers[t] > 1 else v for t, v in made.items()}
         return {t: values[t] for t in wanted}
 
-    return fn, float_params(model)
+    return fn
 
 
 def float_params(model: Model) -> dict[str, np.ndarray]:

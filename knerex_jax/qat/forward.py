@@ -18,7 +18,8 @@ from jax import Array
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods
 from knerex_jax.emulator.prepare import Params, prepare
-from knerex_jax.emulator.stream import over_samples, samples_at_once
+from knerex_jax.emulator.stream import samples_at_once
+from knerex_jax.lowering.batch import over_samples
 from knerex_jax.qat.straight import code_data
 from knerex_jax.qat.subject import Subject
 from knerex_jax.quantize.planner import Planned

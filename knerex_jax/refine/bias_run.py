@@ -13,9 +13,10 @@ from jax import Array
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.methods import Method, Methods
 from knerex_jax.emulator.prepare import Params, prepare
-from knerex_jax.emulator.stream import at_once, compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.stream import compiler_options, samples_at_once
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.graph.ir import Model, TensorType
+from knerex_jax.lowering.batch import at_once, over_samples
 from knerex_jax.lowering.float import float_params, working_sets
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program

@@ -21,9 +21,10 @@ from jax.experimental import io_callback
 
 from knerex_jax.emulator.methods import Methods, check
 from knerex_jax.emulator.prepare import prepare, prepare_bias
-from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.stream import compiler_options, samples_at_once
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.errors import PlanError
+from knerex_jax.lowering.batch import over_samples
 from knerex_jax.program.bounds import StepBound, bound_program
 from knerex_jax.refine.bias_guess import as_bits, guessed_bias, read_of
 from knerex_jax.refine.bias_nodes import Integers, Weighted

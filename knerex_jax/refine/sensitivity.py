@@ -11,11 +11,12 @@ import numpy as np
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods
-from knerex_jax.emulator.stream import compiler_options, over_samples, samples_at_once
+from knerex_jax.emulator.stream import compiler_options, samples_at_once
 from knerex_jax.emulator.trust import methods_here
 from knerex_jax.emulator.wide import embed, widen
 from knerex_jax.errors import ConfigError
 from knerex_jax.graph.ir import Graph, Model, Node
+from knerex_jax.lowering.batch import over_samples
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.ops.build import softmax_difference
 from knerex_jax.ops.opdef import OpDef

@@ -14,8 +14,9 @@ from instruction_cases import Build, PoolSum
 
 from knerex_jax.emulator.fixed import lower_fixed, prepare
 from knerex_jax.emulator.methods import check, choose
-from knerex_jax.emulator.stream import over_samples, samples_at_once
+from knerex_jax.emulator.stream import samples_at_once
 from knerex_jax.errors import PlanError
+from knerex_jax.lowering.batch import over_samples
 from knerex_jax.program.bounds import bound_program, join
 
 
