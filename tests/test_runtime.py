@@ -19,7 +19,6 @@ from knerex_jax.graph.ir import Model
 from knerex_jax.lowering import batch
 from knerex_jax.lowering.batch import over_samples
 from knerex_jax.lowering.float import lower_float, walk_float, working_sets
-from knerex_jax.ops import REGISTRY
 from knerex_jax.program.bounds import bound_program, join
 from knerex_jax.quantize.planner import plan_model
 from knerex_jax.targets import TARGETS
@@ -191,7 +190,7 @@ def test_heavy_nodes_and_small_networks_take_as_many_as_the_largest_tensor_allow
     for budget, light, few in ((64, 5_000_000, 64), (2, 0, 2)):
         monkeypatch.setitem(batch._BUDGETS, "cpu", budget * max(working_sets(model)))
         monkeypatch.setattr(batch, "_LIGHT", light)
-        assert batch._second_half(model, few, REGISTRY) is None
+        assert batch._second_half(model, few) is None
 
 
 def test_float_lowering_is_differentiable():

@@ -1,5 +1,6 @@
 """Many samples through a function of one, a few at a time, so that what a step holds stays in the caches."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,7 +11,6 @@ from jax import Array, lax
 from knerex_jax.graph.ir import Model
 from knerex_jax.lowering.float import FloatFn, alive, float_params, lower_float, lower_halves, working_sets
 from knerex_jax.ops import REGISTRY
-from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.opdef import OpDef
 
 Step = Callable[[Any, Mapping[str, Array]], dict[str, Array]]
@@ -65,6 +65,9 @@ _MORE = 4
 _SMALL = 64
 """It has to be a place where at most this part of the largest working set is alive."""
 
+_CHANNELS = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
+"""Weighted operators -> axis of the result along which their weights differ."""
+
 _LIGHT = 5_000_000
 """Products per node and sample up to which the calls of its kernels cost as much as they do."""
 
@@ -76,14 +79,14 @@ def lower_batch(model: Model, *, registry: Mapping[str, OpDef] = REGISTRY) -> tu
     samples at a time: MobileNetV2, batch 8, on a CPU: 0.88 of the time.
     """
     at_first = at_once(working_sets(model))
-    if (start := _second_half(model, at_first, registry)) is None:
+    if (start := _second_half(model, at_first)) is None:
         return over_samples(lower_float(model, registry=registry, once=True)[0], at_first), float_params(model)
     first, second = lower_halves(model, start, registry=registry)
     few, more = over_samples(first, at_first), over_samples(second, _MORE * at_first)
     return lambda params, inputs: more(params, few(params, inputs)), float_params(model)
 
 
-def _second_half(model: Model, at_first: int, registry: Mapping[str, OpDef]) -> int | None:
+def _second_half(model: Model, at_first: int) -> int | None:
     """The node from which more samples fit, with little alive in front of it; None where it does not pay."""
     sizes, types, count = list(working_sets(model)), model.graph.types, len(model.graph.nodes)
 
@@ -92,17 +95,16 @@ def _second_half(model: Model, at_first: int, registry: Mapping[str, OpDef]) -> 
         return 0 < held <= max(sizes) // _SMALL and at_once(sizes[k:]) >= _MORE * at_first
 
     start = next(filter(fits, range(1, count // 2)), None)
-    if start is None or sum(_products(model, registry)[start:]) > _LIGHT * (count - start):
+    if start is None or sum(_products(model)[start:]) > _LIGHT * (count - start):
         return None
     return start
 
 
-def _products(model: Model, registry: Mapping[str, OpDef]) -> list[int]:
-    """Products that each weighted node takes for one sample, 0 for others."""
+def _products(model: Model) -> list[int]:
+    """Products that each node with constant weights takes for one sample, 0 for others."""
     found = []
     for node in model.graph.nodes:
-        op = op_of(node, registry)
-        weighted = op.weight is not None and op.mac is not None and node.inputs[op.weight] in model.constants
-        each = op.mac(node, model).weight[0].size if weighted and op.mac is not None else 0
-        found.append(each * model.graph.types[node.outputs[0]].size)
+        weight = model.constants.get(node.inputs[1]) if node.op_type in _CHANNELS else None
+        shape = model.graph.shape(node.outputs[0])
+        found.append(0 if weight is None else math.prod(shape) * weight.size // shape[_CHANNELS[node.op_type]])
     return found
