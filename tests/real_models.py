@@ -114,14 +114,12 @@ def every_tensor(fixed: FixedModel, inputs: Arrays) -> dict[str, np.ndarray]:
     return fixed.run(inputs, "fixed", taps=tuple(fixed.program.shapes))
 
 
-def oracle_mismatches(planned: Planned, fixed: FixedModel, inputs: Arrays, held: Arrays | None = None) -> list[str]:
-    """Tensors, coded and plain, in which emulator and oracle differ or that only one has; empty when all are equal.
+def oracle_mismatches(planned: Planned, fixed: FixedModel, inputs: Arrays) -> list[str]:
+    """Tensors, coded and plain, in which emulator and oracle differ or that only one has; empty when all are equal."""
+    return unlike_oracle(planned, every_tensor(fixed, inputs), inputs)
 
-    Args:
-      planned: what the oracle starts from.
-      fixed: the emulator.
-      inputs: of both.
-      held: `every_tensor` of the emulator, if it is known.
-    """
+
+def unlike_oracle(planned: Planned, held: Arrays, inputs: Arrays) -> list[str]:
+    """`oracle_mismatches` of what an emulator holds, `every_tensor`."""
     result = oracle_result(planned, inputs)
-    return compare(every_tensor(fixed, inputs) if held is None else held, {**result.codes, **result.plain})
+    return compare(held, {**result.codes, **result.plain})

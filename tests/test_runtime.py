@@ -153,19 +153,19 @@ def test_products_of_matrices_keep_their_weights():
     assert params[point] is model.constants[point] and params[kernel].shape == (3, 3, 4, 4)
 
 
-def _small_behind_large(channels: int) -> Model:
+def _small_behind_large() -> Model:
     """A convolution on a large map, then eight on a map of one pixel, with a skip connection across the border."""
     net = Net({"x": (1, 3, 64, 64)})
-    x = net.add("GlobalAveragePool", net.add("Relu", net.conv("x", channels)))
+    x = net.add("GlobalAveragePool", net.add("Relu", net.conv("x", 8)))
     y = x
     for _ in range(8):
-        y = net.add("Relu", net.conv(y, channels, kernel=1))
+        y = net.add("Relu", net.conv(y, 8, kernel=1))
     return net.model(net.add("Add", x, y))
 
 
 def test_light_nodes_behind_large_tensors_take_more_samples_at_a_time(monkeypatch):
     """The same values, for batches that divide and that do not."""
-    model = _small_behind_large(8)
+    model = _small_behind_large()
     monkeypatch.setitem(batch._BUDGETS, "cpu", 2 * max(working_sets(model)))
     taken = []
 
@@ -186,11 +186,12 @@ def test_light_nodes_behind_large_tensors_take_more_samples_at_a_time(monkeypatc
 
 
 def test_heavy_nodes_and_small_networks_take_as_many_as_the_largest_tensor_allows(monkeypatch):
-    model = _small_behind_large(8)
-    for budget, light, few in ((64, 5_000_000, 64), (2, 0, 2)):
-        monkeypatch.setitem(batch._BUDGETS, "cpu", budget * max(working_sets(model)))
+    model = _small_behind_large()
+    sizes = list(working_sets(model))
+    for few, light in ((64, 5_000_000), (2, 0)):
+        monkeypatch.setitem(batch._BUDGETS, "cpu", few * max(sizes))
         monkeypatch.setattr(batch, "_LIGHT", light)
-        assert batch._second_half(model, few) is None
+        assert batch.at_once(sizes) == few and batch._second_half(model, sizes) is None
 
 
 def test_float_lowering_is_differentiable():

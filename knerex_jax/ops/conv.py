@@ -1,7 +1,7 @@
 """Conv: float formulations and the convolution form of `mac`."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from knerex_jax.ops.build import PlanView, per_layer_unless
 from knerex_jax.ops.constraint import Constraint, Own
 from knerex_jax.ops.mac import MacForm, mac_program
 from knerex_jax.ops.opdef import OpDef
-from knerex_jax.ops.window import resolve_window
+from knerex_jax.ops.window import padded_sizes, resolve_window, under_taps
 from knerex_jax.program.primitives import Window
 
 # Up to so many pixels a dot over patches is faster than the CPU's convolution, with many channels up to more of them
@@ -48,22 +48,6 @@ def _canonical(node: Node, opset: int, shapes: Mapping[str, tuple[int, ...]]) ->
     return replace(node, attrs=resolve_window(attrs, shapes[node.inputs[0]][2:]))
 
 
-def _under_taps(x: Array, a: ConvAttrs) -> Iterator[Array]:
-    """For every tap of the window the elements under it; x [N, *spatial, C], padded."""
-    for tap in np.ndindex(*a.kernel_shape):
-        start = [t * d for t, d in zip(tap, a.dilations, strict=True)]
-        stop = [b + (o - 1) * s + 1 for b, o, s in zip(start, _out(x.shape[1:-1], a), a.strides, strict=True)]
-        yield lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *a.strides, 1))
-
-
-def _out(spatial: Sequence[int], a: ConvAttrs) -> list[int]:
-    """Size of the result of a convolution over a padded input."""
-    return [
-        (n - (k - 1) * d - 1) // s + 1
-        for n, k, d, s in zip(spatial, a.kernel_shape, a.dilations, a.strides, strict=True)
-    ]
-
-
 def _depthwise(x: Array, w: Array, a: ConvAttrs) -> Array:
     """Shifted multiply-adds over [N, *spatial, C]: 16 to 38 times faster on the CPU than a grouped convolution."""
     begins_ends = [(0, 0), *a.window.pads, (0, 0)]
@@ -79,7 +63,7 @@ def _depthwise(x: Array, w: Array, a: ConvAttrs) -> Array:
 def _weighted_taps(a: ConvAttrs, x: Array, weights: Array) -> Array:
     """The sum over all taps of a depthwise window; x [N, *spatial, C], padded, weights [taps, C]."""
     total = None
-    for weight, part in zip(weights, _under_taps(x, a), strict=True):
+    for weight, part in zip(weights, under_taps(x, a.window), strict=True):
         total = part * weight if total is None else total + part * weight
     assert total is not None
     return total
@@ -115,14 +99,15 @@ def _general(x: Array, w: Array, a: ConvAttrs, group: int) -> Array:
 
 def _few_pixels(x: Array, a: ConvAttrs) -> bool:
     """Whether the output has so few that a dot over patches is the fastest form; x [N, *spatial, C], not padded."""
-    pixels = math.prod(_out([n + sum(p) for n, p in zip(x.shape[1:-1], a.window.pads, strict=True)], a))
+    padded = [n + sum(p) for n, p in zip(x.shape[1:-1], a.window.pads, strict=True)]
+    pixels = math.prod(padded_sizes(padded, a.window))
     return pixels <= (_MORE_PIXELS if x.shape[-1] >= _MANY_CHANNELS else _FEW_PIXELS)
 
 
 def _by_patches(x: Array, w: Array, a: ConvAttrs) -> Array:
     """One dot over patches, for maps of few pixels: the CPU's convolution takes up to four times as long there."""
     x = lax.optimization_barrier(jnp.pad(x, [(0, 0), *a.window.pads, (0, 0)]))
-    patches = jnp.concatenate(list(_under_taps(x, a)), axis=-1)
+    patches = jnp.concatenate(list(under_taps(x, a.window)), axis=-1)
     matrix = jnp.moveaxis(w, (0, 1), (-1, -2)).reshape(-1, len(w))
     return lax.dot_general(
         patches, matrix, (((patches.ndim - 1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST

@@ -1,10 +1,9 @@
 """Pooling over windows and over the whole map: `maxpool` and `poolsum`."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from knerex_jax.ops.build import Built, PlanView, ProgramView, per_layer_unless
 from knerex_jax.ops.constraint import Constraint, Layer, Same
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.ops.sums import mean_integers, reduction_shift
-from knerex_jax.ops.window import output_size, resolve_window
+from knerex_jax.ops.window import output_size, resolve_window, under_taps
 from knerex_jax.program.primitives import MaxPool, PoolSum, Window
 
 
@@ -112,17 +111,21 @@ def _over_taps(x: Array, w: Window, init: float, op: Callable[[Array, Array], Ar
     Four to seven times faster on a CPU than its own loop over windows (3x3, stride 2, 64 channels, 112x112).
     """
     x = jnp.pad(jnp.moveaxis(x, 1, -1), [(0, 0), *w.pads, (0, 0)], constant_values=np.asarray(init, x.dtype))
-    axes = range(len(w.kernel))
-    for together in [axes] if math.prod(w.kernel) <= 9 else [[axis] for axis in axes]:
-        x = lax.optimization_barrier(x)  # or every tap would compute again what precedes
-        cuts = [
-            [_tap_slice(x.shape[1 + axis], tap, *_geometry(w)[axis]) for tap in range(w.kernel[axis])]
-            if axis in together
-            else [slice(None)]
-            for axis in axes
-        ]
-        x = reduce(op, [x[(slice(None), *cut)] for cut in product(*cuts)])
+    for window in [w] if math.prod(w.kernel) <= 9 else _by_axis(w):
+        # Behind a barrier, or every tap would compute again what precedes.
+        x = reduce(op, under_taps(lax.optimization_barrier(x), window))
     return jnp.moveaxis(x, -1, 1)
+
+
+def _by_axis(w: Window) -> Iterator[Window]:
+    """Windows along one axis each that together are this one, for what is padded already."""
+    for axis in range(len(w.kernel)):
+        kernel, strides, dilations = (_ones_but(axis, n) for n in (w.kernel, w.strides, w.dilations))
+        yield Window(kernel, strides, dilations, ((0, 0),) * len(w.kernel))
+
+
+def _ones_but(axis: int, numbers: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n if k == axis else 1 for k, n in enumerate(numbers))
 
 
 def _lowest(dtype: np.dtype) -> float:

@@ -1,6 +1,12 @@
-"""Sliding windows: automatic padding and output sizes, settled once for convolution and pooling."""
+"""Sliding windows: automatic padding, output sizes and what lies under each tap, once for convolution and pooling."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
+from jax import Array, lax
+
+from knerex_jax.program.primitives import Window
 
 
 def output_size(size: int, kernel: int, stride: int, dilation: int, begin: int, end: int, ceil: bool) -> int:
@@ -10,6 +16,21 @@ def output_size(size: int, kernel: int, stride: int, dilation: int, begin: int, 
     if ceil and (count - 1) * stride >= size + begin:
         count -= 1
     return count
+
+
+def padded_sizes(spatial: Sequence[int], w: Window) -> list[int]:
+    """Sizes of the result over an input [*spatial] that is padded already."""
+    sides = zip(spatial, w.kernel, w.strides, w.dilations, strict=True)
+    return [output_size(size, k, s, d, 0, 0, ceil=False) for size, k, s, d in sides]
+
+
+def under_taps(x: Array, w: Window) -> Iterator[Array]:
+    """For every tap of the window the elements under it; x [N, *spatial, C], padded."""
+    sizes = padded_sizes(x.shape[1:-1], w)
+    for tap in np.ndindex(*w.kernel):
+        start = [t * d for t, d in zip(tap, w.dilations, strict=True)]
+        stop = [b + (o - 1) * s + 1 for b, o, s in zip(start, sizes, w.strides, strict=True)]
+        yield lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *w.strides, 1))
 
 
 def resolve_window(attrs: dict[str, Any], spatial: tuple[int, ...]) -> dict[str, Any]:
