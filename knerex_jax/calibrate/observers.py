@@ -21,6 +21,7 @@ MANTISSA = 23
 TAIL_BITS = 3
 """Mantissa bits of the coarse bins under a window."""
 
+_SIGN, _INFINITY = -(2**31), 0x7F800000
 
 class Observer(NamedTuple):
     """A pair of pure functions.
@@ -41,13 +42,21 @@ class Extremes(NamedTuple):
     Attributes:
       low: float32 [C], the smallest value.
       high: float32 [C], the largest.
-      poison: float32 [C], 1 as soon as a NaN or an infinity came by, else 0. `low` and `high` cannot tell: XLA's CPU
-        reductions drop NaN (seen on jaxlib 0.10.2 and 0.12.0).
+      poison: float32 [C], 1 as soon as a NaN or an infinity came by, else 0.
     """
 
     low: Array
     high: Array
     poison: Array
+
+
+def _ordered(bits: Any) -> Any:
+    """Integers in the order of the float32 of these bits, NaN outermost; applied again it gives the bits back.
+
+    Extremes of integers take a CPU 0.4 ns a value. Those of floats, whose rules for NaN are a chain of operations, take
+    1.4 together with a look for infinities and NaN, which its reductions drop (seen on jaxlib 0.10.2 and 0.12.0).
+    """
+    return bits ^ ((bits >> 31) & ~_SIGN)
 
 
 @lru_cache(maxsize=1)
@@ -59,12 +68,14 @@ def extremes() -> Observer:
         return Extremes(far, -far, jnp.zeros(channels, jnp.float32))
 
     def update(state: Extremes, rows: Array, counted: Array) -> Extremes:
-        # Also a maximum, because a CPU sums narrow rows four times slower.
-        bad = jnp.where(jnp.abs(rows) < jnp.inf, 0.0, 1.0)
+        keys = _ordered(lax.bitcast_convert_type(rows, jnp.int32))
+        least, most = keys.min(0), keys.max(0)
+        low, high = (lax.bitcast_convert_type(_ordered(k), jnp.float32) for k in (least, most))
+        bad = (least <= _ordered(_INFINITY | _SIGN)) | (most >= _INFINITY)
         return Extremes(
-            jnp.minimum(state.low, rows.min(0)),
-            jnp.maximum(state.high, rows.max(0)),
-            jnp.maximum(state.poison, bad.max(0)),
+            jnp.minimum(state.low, low),
+            jnp.maximum(state.high, high),
+            jnp.maximum(state.poison, bad.astype(jnp.float32)),
         )
 
     return Observer(init, update)
