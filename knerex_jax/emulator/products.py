@@ -11,20 +11,20 @@ otherwise become a grouped one, which is many times slower.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.custom_batching import custom_vmap
 
 from knerex_jax.emulator.geometry import Geometry, Taps, geometry
 from knerex_jax.emulator.methods import Engine, Method
 from knerex_jax.emulator.order import channels_first, channels_last
 from knerex_jax.fixedpoint.arith import to_int64
 from knerex_jax.fixedpoint.lanes import add, both, cast, multiply, shift_left, shift_right
+from knerex_jax.ops.joining import joining
 from knerex_jax.program.primitives import Mac
 
 Sums = list[tuple[int, Array]]
@@ -207,22 +207,6 @@ def _merged(sums: Sums) -> Sums:
 # Products of int8 operands, exact as long as the method's number of terms is kept.
 
 
-def _joining(product: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-    """Gives product(x [N, ...], weight) its rule under vmap: samples join N, plans are looped over."""
-    mapped = custom_vmap(product)
-
-    @mapped.def_vmap
-    def _rule(size: int, batched: Sequence[bool], x: Array, weight: Array) -> tuple[Array, bool]:
-        if not batched[1]:
-            y = mapped(x.reshape(-1, *x.shape[2:]), weight)
-            return y.reshape(size, -1, *y.shape[1:]), True
-        if not batched[0]:
-            return lax.map(lambda w: mapped(x, w), weight), True
-        return lax.map(lambda both: mapped(*both), (x, weight)), True
-
-    return mapped
-
-
 _TYPES: dict[Engine, tuple[Any, Any]] = {
     "int8": (jnp.int8, jnp.int32), "int32": (jnp.int32, jnp.int32), "float32": (jnp.float32, jnp.float32),
     "bfloat16": (jnp.bfloat16, jnp.float32),
@@ -240,7 +224,7 @@ def _dot_general(engine: Engine, x: Array, weight: Array, dims: tuple) -> Array:
 @lru_cache(maxsize=8)
 def _dot(engine: Engine) -> Callable[[Array, Array], Array]:
     """[M, K] x [K, O] -> [M, O]."""
-    return _joining(lambda x, w: _dot_general(engine, x, w, (((1,), (0,)), ((), ()))))
+    return joining(lambda x, w: _dot_general(engine, x, w, (((1,), (0,)), ((), ()))))
 
 
 @lru_cache(maxsize=8)
@@ -251,7 +235,7 @@ def _grouped_dot(engine: Engine) -> Callable[[Array, Array], Array]:
         y = _dot_general(engine, x, w, (((2,), (1,)), ((1,), (0,))))
         return jnp.moveaxis(y, 0, 1).reshape(x.shape[0], -1)
 
-    return _joining(product)
+    return joining(product)
 
 
 @lru_cache(maxsize=1024)
@@ -270,7 +254,7 @@ def _conv(strides: Taps, dilations: Taps, engine: Engine) -> Callable[[Array, Ar
         )  # fmt: skip
         return cast(y, jnp.int32)
 
-    return _joining(product)
+    return joining(product)
 
 
 def batched_dot(a: Array, b: Array, bits: Taps, method: Method) -> Sums:

@@ -1,6 +1,5 @@
 """Graph -> a pure JAX function in float32, with taps on inner tensors."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -10,6 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from knerex_jax.graph.ir import Model, Node
+from knerex_jax.lowering.kernels import arranged, kernel_forms
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.opdef import OpDef
@@ -31,7 +31,7 @@ def lower_float(
 
     Returns:
       fn(params, inputs) -> {tensor: array} for the model's outputs and the taps, and params: its constants, kernels of
-      convolutions as these read them, [*kernel, I, O] (`_kernels`). fn is pure, differentiable and not compiled;
+      convolutions as these read them (`kernel_forms`). fn is pure, differentiable and not compiled;
       inputs are the arrays of one sample, with the model's own (batch 1) shapes.
       For many samples: `jax.jit(jax.vmap(fn, (None, 0)))`.
     """
@@ -61,7 +61,7 @@ def _stretch(
     model: Model, nodes: slice, wanted: Iterable[str], registry: Mapping[str, OpDef], once: Iterable[str] | None
 ) -> FloatFn:
     """Some nodes as a function; once: the taps, where results with several readers are kept apart."""
-    graph, kernels, wanted = model.graph, _kernels(model), tuple(dict.fromkeys(wanted))
+    graph, kernels, wanted = model.graph, kernel_forms(model), tuple(dict.fromkeys(wanted))
     readers = Counter(() if once is None else (*once, *(t for node in graph.nodes for t in node.inputs)))
 
     def fn(params: Mapping[str, Array], inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -75,19 +75,9 @@ def _stretch(
 
 
 def float_params(model: Model) -> dict[str, np.ndarray]:
-    """What `lower_float` gives beside the function, whatever the taps; no array is copied."""
-    kernels = _kernels(model)
-    return {t: np.moveaxis(v, (0, 1), (-1, -2)) if t in kernels else v for t, v in model.constants.items()}
-
-
-def _kernels(model: Model) -> set[str]:
-    """Constant weights of convolutions, but for those of kernel 1, which are products of matrices.
-
-    In ONNX's own order a CPU would turn them at every call and in every turn of a loop over samples, which takes as
-    long as the convolutions of a small model (A2, batch 8: 44 % of the time).
-    """
-    weights = {n.inputs[1] for n in model.graph.nodes if n.op_type == "Conv"} & model.constants.keys()
-    return {t for t in weights if math.prod(model.constants[t].shape[2:]) > 1}
+    """What `lower_float` gives beside the function, whatever the taps; no array but kernels of tiles is copied."""
+    forms = kernel_forms(model)
+    return {t: arranged(v, forms[t]) if t in forms else v for t, v in model.constants.items()}
 
 
 def _once(x: Array) -> Array:

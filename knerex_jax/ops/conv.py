@@ -16,6 +16,7 @@ from knerex_jax.ops.build import PlanView, per_layer_unless
 from knerex_jax.ops.constraint import Constraint, Own
 from knerex_jax.ops.mac import MacForm, mac_program
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.ops.tiles import conv_by_tiles
 from knerex_jax.ops.window import padded_sizes, resolve_window, under_taps
 from knerex_jax.program.primitives import Window
 
@@ -121,10 +122,16 @@ def _by_group(x: Array, w: Array, a: ConvAttrs) -> Array:
 
 
 def conv_float(a: ConvAttrs, x: Array, w: Array, b: Array | None = None) -> Array:
-    """Convolution of x [N, C, *spatial] with w [O, C/group, *kernel]; float32, [N, O, *spatial]."""
+    """Convolution of x [N, C, *spatial] with w [O, C/group, *kernel]; float32, [N, O, *spatial].
+
+    A w [O, C, t, t] of other sizes than the kernel is one of `tiles.tiled_kernel`, turned.
+    """
     x = jnp.moveaxis(x, 1, -1)
     pointwise = all(k == 1 for k in a.kernel_shape) and not any(a.pads) and a.group == 1
-    if pointwise:
+    if w.shape[2:] != a.kernel_shape:
+        (down, across) = a.window.pads
+        y = conv_by_tiles(x, jnp.moveaxis(w, (0, 1), (-1, -2)), (down, across))
+    elif pointwise:
         x = x[(slice(None), *(slice(None, None, s) for s in a.strides))]
         y = lax.dot_general(
             x, w.reshape(w.shape[:2]), (((x.ndim - 1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
