@@ -23,6 +23,7 @@ TAIL_BITS = 3
 
 _SIGN, _INFINITY = -(2**31), 0x7F800000
 
+
 class Observer(NamedTuple):
     """A pair of pure functions.
 

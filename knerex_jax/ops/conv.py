@@ -55,8 +55,9 @@ def _depthwise(x: Array, w: Array, a: ConvAttrs) -> Array:
     x = jnp.pad(x, begins_ends)
     if (multiple := w.shape[0] // x.shape[-1]) > 1:
         x = jnp.repeat(x, multiple, axis=-1)
-    # Without barriers what precedes would be computed again, and the weights gathered one by one, for every tap.
-    x, weights = lax.optimization_barrier((x, w.reshape(len(w), -1).T))
+    # Without barriers what precedes would be computed again, and weights in ONNX's order gathered one by one, for every
+    # tap. Turned as the lowering hands them over they stay as they are: [taps, C] from [*kernel, 1, C].
+    x, weights = lax.optimization_barrier((x, jnp.moveaxis(w, (0, 1), (-1, -2)).reshape(-1, len(w))))
     return _weighted_taps(a, x, weights)
 
 
