@@ -9,6 +9,7 @@ from knerex_jax.ops import (
     attention,
     cast,
     conv,
+    conv_transpose,
     einsum,
     elementwise,
     gemm,
@@ -36,6 +37,7 @@ from knerex_jax.ops.support import SUPPORT
 
 _FAMILIES = (
     conv,
+    conv_transpose,
     gemm,
     interp,
     norm,

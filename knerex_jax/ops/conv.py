@@ -154,57 +154,7 @@ def conv_float(a: ConvAttrs, x: Array, w: Array, b: Array | None = None) -> Arra
     return jnp.moveaxis(y if b is None else y + b, -1, 1)
 
 
-@dataclass(frozen=True)
-class ConvTransposeAttrs(ConvAttrs):
-    """As Conv; what an output shape or automatic padding asks for is spelled out in pads and output_padding."""
-
-    output_padding: tuple[int, ...] = ()
-
-
-def _transpose_canonical(node: Node, opset: int, shapes: Mapping[str, tuple[int, ...]]) -> Node:
-    attrs: dict[str, Any] = dict(node.attrs)
-    spatial = shapes[node.inputs[0]][2:]
-    n = len(spatial)
-    kernel = attrs.setdefault("kernel_shape", shapes[node.inputs[1]][2:])
-    strides, dilations = attrs.get("strides") or (1,) * n, attrs.get("dilations") or (1,) * n
-    extra = tuple(attrs.get("output_padding") or (0,) * n)
-    auto, wanted = attrs.pop("auto_pad", "NOTSET"), attrs.pop("output_shape", ())
-    pads = attrs.get("pads") or (0,) * (2 * n)
-    if auto.startswith("SAME") and not wanted:
-        wanted = tuple(size * s for size, s in zip(spatial, strides, strict=True))
-    if wanted:
-        full = [
-            s * (size - 1) + e + (k - 1) * d
-            + 1 for size, s, e, k, d in zip(spatial, strides, extra, kernel, dilations, strict=True)
-        ]  # fmt: skip
-        missing = [f - w for f, w in zip(full, wanted[-n:], strict=True)]
-        # The spare entry of an odd number goes to the end for SAME_UPPER, else to the beginning.
-        begins = [max(m, 0) // 2 if auto == "SAME_UPPER" else -(-max(m, 0) // 2) for m in missing]
-        pads = (*begins, *(max(m, 0) - b for m, b in zip(missing, begins, strict=True)))
-        extra = tuple(e + max(-m, 0) for e, m in zip(extra, missing, strict=True))
-    attrs |= {"strides": tuple(strides), "dilations": tuple(dilations), "pads": tuple(pads), "output_padding": extra}
-    return replace(node, attrs=attrs)
-
-
-def conv_transpose_float(a: ConvTransposeAttrs, x: Array, w: Array, b: Array | None = None) -> Array:
-    """Transposed convolution of x [N, C, *spatial] with w [C, O/group, *kernel]; [N, O, *spatial]."""
-    n = x.ndim - 2
-    inputs, per_group = w.shape[:2]
-    grouped = w.reshape(a.group, inputs // a.group, per_group, *w.shape[2:])
-    kernel = jnp.moveaxis(grouped, 2, 1).reshape(a.group * per_group, inputs // a.group, *w.shape[2:])
-    reach = [(k - 1) * d for k, d in zip(a.kernel_shape, a.dilations, strict=True)]
-    pads = [
-        (r - begin, r - end + extra)
-        for r, (begin, end), extra in zip(reach, a.window.pads, a.output_padding or (0,) * n, strict=True)
-    ]
-    y = lax.conv_general_dilated(
-        x, jnp.flip(kernel, range(2, 2 + n)), (1,) * n, pads, lhs_dilation=a.strides, rhs_dilation=a.dilations,
-        feature_group_count=a.group, precision=lax.Precision.HIGHEST,
-    )  # fmt: skip
-    return y if b is None else y + b.reshape((-1,) + (1,) * n)
-
-
-def _constrain(node: Node, view: PlanView) -> tuple[Constraint, ...]:
+def constrain_conv(node: Node, view: PlanView) -> tuple[Constraint, ...]:
     return (*per_layer_unless(view, node.inputs[0], 1), Own(node.outputs[0], 1))
 
 
@@ -222,29 +172,6 @@ def _mac(node: Node, model: Model) -> MacForm:
     return MacForm(weight=weight, bias=bias, feeding=feeding, kind="conv", window=a.window, group=a.group)
 
 
-def _transpose_mac(node: Node, model: Model) -> MacForm:
-    a: ConvTransposeAttrs = node.attrs
-    weight = model.constants[node.inputs[1]]
-    inputs, per_group = weight.shape[:2]
-    kernel, feeding_each = weight.shape[2:], inputs // a.group
-    outputs = a.group * per_group
-
-    def turn(w: np.ndarray) -> np.ndarray:
-        """[C, O/group, *kernel] -> [O, C/group, *kernel]."""
-        grouped = w.reshape(a.group, feeding_each, per_group, *kernel)
-        return np.moveaxis(grouped, 2, 1).reshape(outputs, feeding_each, *kernel)
-
-    def restore(w: np.ndarray) -> np.ndarray:
-        grouped = w.reshape(a.group, per_group, feeding_each, *kernel)
-        return grouped.swapaxes(1, 2).reshape(inputs, per_group, *kernel)
-
-    return MacForm(
-        weight=turn(weight), bias=model.constant(node.inputs[2]) if len(node.inputs) > 2 else None,
-        feeding=feeding_channels(outputs, feeding_each, a.group), kind="conv_transpose", restore=restore,
-        window=a.window, group=a.group, output_padding=a.output_padding or (0,) * len(kernel),
-    )  # fmt: skip
-
-
 def constant_weight(node: Node, model: Model) -> str | None:
     """Why a weighted node has no integer rule: its weight or bias is computed."""
     computed = [t for t in node.inputs[1:] if t and t not in model.constants]
@@ -252,13 +179,8 @@ def constant_weight(node: Node, model: Model) -> str | None:
 
 
 CONV = OpDef(
-    op_type="Conv", attrs=ConvAttrs, canonical=_canonical, to_float=conv_float, constrain=_constrain,
+    op_type="Conv", attrs=ConvAttrs, canonical=_canonical, to_float=conv_float, constrain=constrain_conv,
     to_program=mac_program, no_rule=constant_weight, weight=1, mac=_mac,
 )  # fmt: skip
 
-CONV_TRANSPOSE = OpDef(
-    op_type="ConvTranspose", attrs=ConvTransposeAttrs, canonical=_transpose_canonical, to_float=conv_transpose_float,
-    constrain=_constrain, to_program=mac_program, no_rule=constant_weight, weight=1, mac=_transpose_mac,
-)  # fmt: skip
-
-OPS = (CONV, CONV_TRANSPOSE)
+OPS = (CONV,)

@@ -8,6 +8,7 @@ import pytest
 from knerex_jax.ops.tiles import conv_by_tiles, tile_size, tiled_kernel
 
 SAME = ((1, 1), (1, 1))
+by_tiles = jax.jit(conv_by_tiles, static_argnums=2)
 
 
 def reference(x, w, pads):
@@ -31,7 +32,7 @@ def drawn(*shape, seed=0):
 def test_tiles_give_the_sums_of_a_convolution(size, pads, m):
     x, w = drawn(2, *size, 5), drawn(7, 5, 3, 3, seed=1)
     expected = reference(x, w, pads)
-    found = conv_by_tiles(jnp.asarray(x), jnp.asarray(tiled_kernel(w, m)), pads)
+    found = by_tiles(x, tiled_kernel(w, m), pads)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
 
@@ -40,7 +41,7 @@ def test_tiles_give_the_sums_of_a_convolution(size, pads, m):
 def test_rounding_stays_near_that_of_a_convolution(m):
     x, w = np.maximum(drawn(2, 14, 14, 64), 0), drawn(64, 64, 3, 3, seed=1)
     expected = reference(x, w, SAME)
-    error = np.asarray(conv_by_tiles(jnp.asarray(x), jnp.asarray(tiled_kernel(w, m)), SAME)) - expected
+    error = np.asarray(by_tiles(x, tiled_kernel(w, m), SAME)) - expected
     direct = jax.lax.conv_general_dilated(
         x, w.transpose(2, 3, 1, 0), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
     )
@@ -53,7 +54,7 @@ def test_samples_join_and_plans_are_looped_over():
     expected = np.stack([reference(sample, w, SAME) for sample in x])
 
     def conv(x, kernel):
-        return conv_by_tiles(x, kernel, SAME)
+        return by_tiles(x, kernel, SAME)
 
     by_sample = jax.vmap(conv, (0, None))
     np.testing.assert_allclose(by_sample(x, kernels[0]), expected, atol=3e-5)
@@ -68,7 +69,7 @@ def test_gradients_are_those_of_the_sums(m):
     x, w = drawn(2, 6, 7, 3), drawn(4, 3, 3, 3, seed=1)
     g = drawn(2, 6, 7, 4, seed=2)
 
-    def by_tiles(x, kernel):
+    def tiled(x, kernel):
         return jax.vmap(lambda x: conv_by_tiles(x[None], kernel, SAME)[0])(x)
 
     def direct(x):
@@ -77,7 +78,7 @@ def test_gradients_are_those_of_the_sums(m):
         )
 
     kernel = jnp.asarray(tiled_kernel(w, m))
-    y, pull = jax.vjp(by_tiles, jnp.asarray(x), kernel)
+    y, pull = jax.vjp(tiled, jnp.asarray(x), kernel)
     to_x, to_kernel = pull(jnp.asarray(g))
     np.testing.assert_allclose(to_x, jax.vjp(direct, jnp.asarray(x))[1](jnp.asarray(g))[0], atol=1e-4)
     # The sums are linear in the kernel: its gradient times it is what they weigh.
