@@ -43,6 +43,7 @@ from knerex_jax.fixedpoint.arith import (
 )
 from knerex_jax.fixedpoint.lanes import Operand, add, cast, clamp, larger, multiply, shift_left, smaller, spread
 from knerex_jax.fixedpoint.qformat import data_limits
+from knerex_jax.ops.places import taken
 from knerex_jax.program.primitives import (
     Activate,
     Align,
@@ -334,12 +335,6 @@ def _slice(args: tuple[tuple[int, ...], ...], x: Array) -> Array:
     return x[tuple(slice(b, None if s < 0 and e < 0 else e, s) for b, e, s in zip(*args, strict=True))]
 
 
-def _gather(args: tuple[tuple[int, ...], ...], x: Array) -> Array:
-    for axis, places in zip(args[0], args[1:], strict=True):
-        x = jnp.take(x, np.asarray(places, np.int32), axis=axis, mode="clip")
-    return x
-
-
 _MOVES: dict[str, Callable[..., Array]] = {
     "reshape": lambda args, x: lax.reshape(x, args[0]),
     "transpose": lambda args, x: lax.transpose(x, args[0]),
@@ -347,7 +342,7 @@ _MOVES: dict[str, Callable[..., Array]] = {
     "concat": lambda args, *xs: lax.concatenate(xs, args[0][0]),
     "pad": lambda args, x: lax.pad(x, np.zeros((), x.dtype), [(b, e, 0) for b, e in zip(*args, strict=True)]),
     "slice": _slice,
-    "gather": _gather,
+    "gather": lambda args, x: taken(x, args[1:], args[0]),
 }
 
 

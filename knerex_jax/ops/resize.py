@@ -14,6 +14,7 @@ from jax import Array
 
 from knerex_jax.graph.ir import Node
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.ops.places import taken
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,9 @@ def _along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
 def _resize(a: ResizeAttrs, x: Array) -> Array:
     plans = [(axis, plan) for axis, plan in enumerate(axis_plans(a, x.shape)) if is_resized(a, plan)]
     if a.mode == "nearest":
+        x = taken(x, [axis_nearest(a, plan) for _, plan in plans], [axis for axis, _ in plans])
         for axis, plan in plans:
-            x = _extrapolated(a, jnp.take(x, axis_nearest(a, plan), axis=axis), axis, plan)
+            x = _extrapolated(a, x, axis, plan)
         return x
     working = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
     for axis, plan in plans:
