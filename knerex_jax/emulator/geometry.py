@@ -54,6 +54,12 @@ class Geometry:
         return self.group == 1 and all(k == 1 for k in self.kernel)
 
     @property
+    def apart(self) -> bool:
+        """A transposed convolution whose windows lie side by side: every output has one pixel of the input."""
+        alone = self.group == 1 and any(k > 1 for k in self.kernel) and all(d == 1 for d in self.dilations)
+        return alone and all(p == (k - 1,) * 3 for p, k in zip(self.pads, self.kernel, strict=True))
+
+    @property
     def blocks(self) -> int:
         """Parts of the channels that are multiplied apart: whole groups, neighbours merged while they are small."""
         size = self.channels[0] // self.group

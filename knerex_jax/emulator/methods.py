@@ -18,7 +18,7 @@ from knerex_jax.program.primitives import Mac, Primitive
 from knerex_jax.program.program import CodeTensor, Program
 
 Engine = Literal["int8", "bfloat16", "float32", "int32"]
-Form = Literal["taps", "dot", "conv", "im2col", "none"]
+Form = Literal["taps", "dot", "spread", "conv", "im2col", "none"]
 Shift = Literal["none", "add", "any"]
 Scale = Literal["split", "presplit"]
 
@@ -34,8 +34,8 @@ class Method:
     """How one instruction is computed.
 
     Attributes:
-      form: how products are summed: shifted multiply-adds (depthwise), one dot, a convolution of the library, or a dot
-        over gathered patches.
+      form: how products are summed: shifted multiply-adds (depthwise), one dot, a dot whose sums are spread out
+        (transposed convolutions), a convolution of the library, or a dot over gathered patches.
       engine: element type that is multiplied; 15-bit operands are split into two planes of 8 bits for all. bfloat16
         holds 8 bits exactly and its products are summed in float32.
       terms: most products per sum that the engine adds exactly; longer sums are split over the input channels.
@@ -148,6 +148,8 @@ def _form(i: Mac, tensor: dict[str, CodeTensor], backend: str) -> Form:
         return "taps"  # grouped convolutions of the library take 16 to 440 times as long
     if g.pointwise:
         return "dot"
+    if g.apart:
+        return "spread"  # among zeros it would multiply as many products again for every output of a window
     # Integer convolutions of the GPU library are not to be trusted; its dots are. On few pixels a dot is faster anyway.
     plain = len(g.kernel) == 2 and g.blocks <= _MANY_BLOCKS and math.prod(g.out) > _FEW_PIXELS
     return "conv" if plain and backend == "cpu" else "im2col"

@@ -25,6 +25,7 @@ from knerex_jax.emulator.order import channels_first, channels_last
 from knerex_jax.fixedpoint.arith import to_int64
 from knerex_jax.fixedpoint.lanes import add, both, cast, multiply, shift_left, shift_right
 from knerex_jax.ops.joining import joining
+from knerex_jax.ops.window import side_by_side
 from knerex_jax.program.primitives import Mac
 
 Sums = list[tuple[int, Array]]
@@ -66,7 +67,10 @@ def conv_sums(x: Array, weight: Array, i: Mac, method: Method) -> Sums:
     weights = [(0, weight)] if taps else split(weight, i.weight_bits)
     sums = []
     for shift, plane in planes:
-        plane = _quads(plane, g) if few else _padded(plane, g)
+        if method.form == "spread":
+            plane = channels_last(plane)
+        else:
+            plane = _quads(plane, g) if few else _padded(plane, g)
         made = _FORMS[method.form](plane, [w for _, w in weights], method, g)
         sums += [(shift + s, a) for (s, _), a in zip(weights, made, strict=True)]
     return [(shift, a if rank > 3 else a[:, 0]) for shift, a in _merged(sums)]
@@ -135,6 +139,20 @@ def _by_dot(x: Array, weights: list[Array], method: Method, g: Geometry) -> list
     return [_in_parts(product, rows, w.reshape(w.shape[-2:]), method.terms).reshape(*x.shape[:-1], -1) for w in weights]
 
 
+def _spread(x: Array, weights: list[Array], method: Method, g: Geometry) -> list[Array]:
+    """Transposed, windows side by side: a dot over the channels of every pixel, whose sums take their places.
+
+    x is not padded; the weights are those of a convolution over an input with zeros between, whose taps lie reversed.
+    """
+    rows, product, inputs = x.reshape(-1, x.shape[-1]), _dot(method.engine), x.shape[-1]
+    made = []
+    for w in weights:
+        taps = lax.rev(lax.slice_in_dim(w[0], 0, inputs, axis=-2), range(len(g.kernel)))
+        sums = _in_parts(product, rows, jnp.moveaxis(taps, -2, 0).reshape(inputs, -1), method.terms)
+        made.append(side_by_side(sums.reshape(*x.shape[:-1], *g.kernel, -1)))
+    return made
+
+
 def _by_conv(x: Array, weights: list[Array], method: Method, g: Geometry) -> list[Array]:
     """The library's convolution without padding, over at most as many channels as it sums exactly."""
     terms = method.terms // math.prod(g.kernel)
@@ -167,6 +185,7 @@ def _by_patches(x: Array, weights: list[Array], method: Method, g: Geometry) -> 
 _FORMS: dict[str, Callable[[Array, list[Array], Method, Geometry], list[Array]]] = {
     "taps": _by_taps,
     "dot": _by_dot,
+    "spread": _spread,
     "conv": _by_conv,
     "im2col": _by_patches,
 }

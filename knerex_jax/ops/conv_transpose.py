@@ -12,6 +12,7 @@ from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops.conv import ConvAttrs, constant_weight, constrain_conv, conv_float, feeding_channels
 from knerex_jax.ops.mac import MacForm, mac_program
 from knerex_jax.ops.opdef import OpDef
+from knerex_jax.ops.window import side_by_side
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def conv_transpose_float(a: ConvTransposeAttrs, x: Array, w: Array, b: Array | N
     """Transposed convolution of x [N, C, *spatial] with w [C, O/group, *kernel]; [N, O, *spatial]."""
     n = x.ndim - 2
     if a.group == 1 and a.kernel_shape == a.strides and not any((*a.pads, *a.output_padding)):
-        y = _side_by_side(x, w)
+        y = _apart(x, w)
     else:
         y = lax.platform_dependent(
             x, w, cpu=lambda x, w: _among_zeros(x, w, a), default=lambda x, w: _transposed(x, w, a)
@@ -58,15 +59,12 @@ def conv_transpose_float(a: ConvTransposeAttrs, x: Array, w: Array, b: Array | N
     return y if b is None else y + b.reshape((-1,) + (1,) * n)
 
 
-def _side_by_side(x: Array, w: Array) -> Array:
-    """Every pixel makes a window of its own, as large as the stride: one dot, whose results take their places."""
-    n, kernel = x.ndim - 2, w.shape[2:]
-    y = lax.dot_general(
-        jnp.moveaxis(x, 1, -1), jnp.moveaxis(w, 1, -1), (((n + 1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
-    )  # [N, *spatial, *kernel, O]
-    places = [axis for k in range(n) for axis in (1 + k, 1 + n + k)]
-    sizes = [size * k for size, k in zip(x.shape[2:], kernel, strict=True)]
-    return jnp.moveaxis(y.transpose(0, *places, 2 * n + 1).reshape(len(x), *sizes, -1), -1, 1)
+def _apart(x: Array, w: Array) -> Array:
+    """Every pixel makes a window of its own, as large as the stride: one dot."""
+    last = jnp.moveaxis(x, 1, -1)
+    dims = (((last.ndim - 1,), (0,)), ((), ()))
+    y = lax.dot_general(last, jnp.moveaxis(w, 1, -1), dims, precision=lax.Precision.HIGHEST)
+    return jnp.moveaxis(side_by_side(y), -1, 1)
 
 
 def _among_zeros(x: Array, w: Array, a: ConvTransposeAttrs) -> Array:

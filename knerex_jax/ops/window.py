@@ -1,4 +1,4 @@
-"""Sliding windows: automatic padding, output sizes and what lies under each tap, once for convolution and pooling."""
+"""Sliding windows: automatic padding, output sizes, what lies under each tap, and where windows of results go."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,6 +31,14 @@ def under_taps(x: Array, w: Window) -> Iterator[Array]:
         start = [t * d for t, d in zip(tap, w.dilations, strict=True)]
         stop = [b + (o - 1) * s + 1 for b, o, s in zip(start, sizes, w.strides, strict=True)]
         yield lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *w.strides, 1))
+
+
+def side_by_side(y: Array) -> Array:
+    """Windows that do not overlap, one per pixel, put in their places: [N, *spatial, *kernel, C] -> [N, *larger, C]."""
+    n = (y.ndim - 2) // 2
+    places = [axis for k in range(n) for axis in (1 + k, 1 + n + k)]
+    sizes = [y.shape[1 + k] * y.shape[1 + n + k] for k in range(n)]
+    return lax.transpose(y, (0, *places, 2 * n + 1)).reshape(y.shape[0], *sizes, y.shape[-1])
 
 
 def resolve_window(attrs: dict[str, Any], spatial: tuple[int, ...]) -> dict[str, Any]:

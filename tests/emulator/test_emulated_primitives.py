@@ -73,6 +73,8 @@ def test_transposed_convolutions(bits, weight_bits, variant):
     x, line = b.input(bits, 1, 4, 4, 3), b.input(bits, 1, 3, 5)
     kw = {"weight_bits": weight_bits}
     b.mac(x, "conv_transpose", outputs=3, kernel=(2, 2), strides=(2, 2), **kw)
+    b.mac(x, "conv_transpose", outputs=5, kernel=(3, 1), strides=(3, 1), extreme=True, **kw)
+    b.mac(line, "conv_transpose", outputs=2, kernel=(3,), strides=(3,), **kw)
     b.mac(x, "conv_transpose", outputs=2, kernel=(4, 3), strides=(2, 3), pads=((1, 1), (0, 2)), extra=(1, 2), **kw)
     b.mac(x, "conv_transpose", outputs=4, kernel=(3, 3), strides=(2, 1), dilations=(1, 2), group=2, act="clip", **kw)
     b.mac(x, "conv_transpose", outputs=4, kernel=(3, 3), strides=(2, 2), pads=((1, 1), (1, 1)), group=4, **kw)

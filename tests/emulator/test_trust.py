@@ -31,10 +31,11 @@ def nothing_tried_yet():
 
 
 def small(bits):
-    """A convolution, a transposed one, groups, a product of two tensors: what the trial has to compute itself."""
+    """A convolution, two transposed ones, groups: what the trial has to compute itself."""
     b = Build(seed=3)
     x = b.input(bits, 1, 4, 6, 5)
     y = b.mac(x, "conv", outputs=6, kernel=(3, 2), strides=(2, 1), pads=((1, 0), (0, 1)), weight_bits=8)
+    y = b.mac(y, "conv_transpose", outputs=6, kernel=(2, 1), strides=(2, 1), weight_bits=8)
     y = b.mac(y, "conv_transpose", outputs=4, kernel=(3, 3), strides=(2, 2), pads=((1, 1), (1, 0)), weight_bits=8)
     b.mac(y, "conv", outputs=4, kernel=(3, 3), pads=((1, 1), (1, 1)), group=2, weight_bits=8)
     return b
@@ -58,7 +59,7 @@ def test_exact_methods_are_taken_in_order_of_preference():
     b = small(15)
     methods = methods_here(b.program(), bound_program(b.program(), b.constants), "gpu")
     assert {m.engine for m in methods.step.values()} == {"int8"}
-    assert {m.form for m in methods.step.values()} == {"im2col"}
+    assert {m.form for m in methods.step.values()} == {"im2col", "spread"}
     assert_contract(b, methods)
 
 
