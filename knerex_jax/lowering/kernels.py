@@ -50,4 +50,5 @@ def _may_be_tiled(node: Node, model: Model) -> bool:
     a: ConvAttrs = node.attrs
     weight = node.inputs[1]
     alone = len(model.graph.readers[weight]) == 1 and weight not in model.graph.outputs
-    return alone and (a.kernel_shape, a.strides, a.dilations, a.group) == ((KERNEL,) * 2, (1, 1), (1, 1), 1)
+    plain = (a.kernel_shape, a.strides, a.dilations, a.group) == ((KERNEL,) * 2, (1, 1), (1, 1), 1)
+    return alone and plain and model.constants[weight].dtype == np.float32

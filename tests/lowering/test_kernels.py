@@ -1,5 +1,7 @@
 """Which kernels of convolutions the float function reads in a form of its own, and that it gives the same."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -58,6 +60,13 @@ def test_a_kernel_that_someone_else_reads_is_turned(monkeypatch):
     assert _forms(_model()) == [TURNED]  # other devices have kernels of their own
     kernel = model.constants[model.graph.nodes[0].inputs[1]]
     np.testing.assert_array_equal(fn(params, samples(model, 1))[model.graph.outputs[1]], np.maximum(kernel, 0))
+
+
+def test_other_element_types_are_turned():
+    model = _model()
+    (kernel,) = kernel_forms(model)
+    halves = replace(model, constants={**model.constants, kernel: model.constants[kernel].astype(np.float16)})
+    assert _forms(halves) == [TURNED]
 
 
 def test_depthwise_weights_are_read_as_they_lie():
