@@ -7,7 +7,7 @@ batched: the caller does `jax.jit(jax.vmap(fn, (None, 0)))`, and `jax.vmap(fn, (
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from knerex_jax.emulator.host import island_outputs
 from knerex_jax.emulator.methods import Method, Methods, Shift
-from knerex_jax.emulator.order import channels_last, inside
+from knerex_jax.emulator.order import inside
 from knerex_jax.emulator.outline import computed
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.products import (
@@ -26,7 +26,6 @@ from knerex_jax.emulator.products import (
     combine,
     conv_sums,
     dense_sums,
-    window_taps,
 )
 from knerex_jax.fixedpoint.arith import (
     add_shr,
@@ -43,7 +42,9 @@ from knerex_jax.fixedpoint.arith import (
 )
 from knerex_jax.fixedpoint.lanes import Operand, add, cast, clamp, larger, multiply, shift_left, smaller, spread
 from knerex_jax.fixedpoint.qformat import data_limits
+from knerex_jax.ops.layout import channels_last
 from knerex_jax.ops.places import taken
+from knerex_jax.ops.window import under_taps
 from knerex_jax.program.primitives import (
     Activate,
     Align,
@@ -275,16 +276,11 @@ def _matmul(i: MatMul, method: Method, c: _P, a: Array, b: Array) -> Array:
 # Reductions over windows or axes
 
 
-def _windows(x: Array, w: Window, fill: int) -> list[Array]:
+def _windows(x: Array, w: Window, fill: int) -> Iterator[Array]:
     """Elements under each tap of the window, channels last; padding holds `fill`."""
     x = channels_last(x)
     config = [(0, 0, 0), *((b, e, 0) for b, e in w.pads), (0, 0, 0)]
-    x = lax.optimization_barrier(lax.pad(x, np.asarray(fill, x.dtype), config))
-    out = tuple(
-        (n - (k - 1) * d - 1) // s + 1
-        for n, k, s, d in zip(x.shape[1:-1], w.kernel, w.strides, w.dilations, strict=True)
-    )
-    return window_taps(x, w.kernel, w.strides, w.dilations, out)
+    return under_taps(lax.optimization_barrier(lax.pad(x, np.asarray(fill, x.dtype), config)), w)
 
 
 def _poolsum(i: PoolSum, method: Method, c: _P, x: Array) -> Array:

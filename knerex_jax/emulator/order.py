@@ -10,6 +10,7 @@ time).
 import numpy as np
 from jax import Array, lax
 
+from knerex_jax.ops.layout import channels_first, channels_last
 from knerex_jax.program.primitives import Primitive
 
 _ELEMENTWISE = ("act", "align", "mul", "table")
@@ -32,16 +33,6 @@ def inside(i: Primitive, *operands: Array) -> list[Array]:
 def outside(i: Primitive, made: Array) -> Array:
     """What an instruction computed, in the axes of ONNX."""
     return channels_first(made) if is_turned(i, made.ndim) else made
-
-
-def channels_last(x: Array) -> Array:
-    """[N, C, *spatial] -> [N, *spatial, C]."""
-    return lax.transpose(x, (0, *range(2, x.ndim), 1))
-
-
-def channels_first(x: Array) -> Array:
-    """[N, *spatial, C] -> [N, C, *spatial]."""
-    return lax.transpose(x, (0, x.ndim - 1, *range(1, x.ndim - 1)))
 
 
 def turned_constant(values: np.ndarray) -> np.ndarray:

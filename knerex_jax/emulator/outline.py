@@ -15,7 +15,7 @@ from jax.custom_batching import custom_vmap
 
 from knerex_jax.emulator.methods import Method, Scale, Shift
 from knerex_jax.emulator.order import is_turned, outside
-from knerex_jax.emulator.products import stored
+from knerex_jax.ops.layout import stored
 from knerex_jax.program.primitives import Primitive
 
 Rule = Callable[..., Array]

@@ -9,7 +9,6 @@ otherwise become a grouped one, which is many times slower.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -21,11 +20,11 @@ from jax import Array, lax
 
 from knerex_jax.emulator.geometry import Geometry, Taps, geometry
 from knerex_jax.emulator.methods import Engine, Method
-from knerex_jax.emulator.order import channels_first, channels_last
 from knerex_jax.fixedpoint.arith import to_int64
 from knerex_jax.fixedpoint.lanes import add, both, cast, multiply, shift_left, shift_right
 from knerex_jax.ops.joining import joining
-from knerex_jax.ops.window import side_by_side
+from knerex_jax.ops.layout import channels_last, stored
+from knerex_jax.ops.window import side_by_side, under_taps
 from knerex_jax.program.primitives import Mac
 
 Sums = list[tuple[int, Array]]
@@ -76,15 +75,6 @@ def conv_sums(x: Array, weight: Array, i: Mac, method: Method) -> Sums:
     return [(shift, a if rank > 3 else a[:, 0]) for shift, a in _merged(sums)]
 
 
-def stored(x: Array) -> Array:
-    """Codes behind a barrier: what makes them is computed once, however many instructions or planes read them.
-
-    Without it the compiler would compute them again for each reader, along a chain of residual sums again and again.
-    A barrier fixes the layout: channels last, like the operands of convolutions.
-    """
-    return channels_first(lax.optimization_barrier(channels_last(x))) if x.ndim > 2 else lax.optimization_barrier(x)
-
-
 def _padded(x: Array, g: Geometry) -> Array:
     """Channels last, with the geometry's zeros around and between, and its missing channels."""
     config = [(0, 0, 0), *g.pads, (0, g.missing, 0)]
@@ -103,16 +93,6 @@ def _quads(x: Array, g: Geometry) -> Array:
     return lax.bitcast_convert_type(lax.pad(word, np.int32(0), [(0, 0, 0), *g.pads]), jnp.int8)
 
 
-def window_taps(x: Array, kernel: Taps, strides: Taps, dilations: Taps, out: Taps) -> list[Array]:
-    """For every tap of a window the elements under it, [N, *out, C] each; x channels last, already padded."""
-    found = []
-    for tap in itertools.product(*(range(k) for k in kernel)):
-        start = [t * d for t, d in zip(tap, dilations, strict=True)]
-        stop = [b + (o - 1) * s + 1 for b, o, s in zip(start, out, strides, strict=True)]
-        found.append(lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)))
-    return found
-
-
 # Forms: (padded channels-last codes, planes of the weight, method, geometry) -> sums [N, *out, O], one per plane
 
 
@@ -121,7 +101,7 @@ def _by_taps(x: Array, weights: list[Array], method: Method, g: Geometry) -> lis
     # Without the barrier the padding and what precedes it would be computed again for every tap.
     x, (weight,) = lax.optimization_barrier(x), weights
     total = None
-    for k, tap in enumerate(window_taps(x, g.kernel, g.strides, g.dilations, g.out)):
+    for k, tap in enumerate(under_taps(x, g)):
         factors = lax.index_in_dim(weight, k, 0, keepdims=False)
         tap = lax.reshape(cast(tap, jnp.int32), (*tap.shape, 1))
         part = multiply(tap, factors)
@@ -172,7 +152,7 @@ def _by_conv(x: Array, weights: list[Array], method: Method, g: Geometry) -> lis
 
 def _by_patches(x: Array, weights: list[Array], method: Method, g: Geometry) -> list[Array]:
     """A dot over gathered patches, batched over blocks of channels."""
-    taps = window_taps(lax.optimization_barrier(x), g.kernel, g.strides, g.dilations, g.out)
+    taps = list(under_taps(lax.optimization_barrier(x), g))
     patches = jnp.stack(taps, axis=-2).reshape(-1, len(taps), g.blocks, weights[0].shape[-2])
     patches = jnp.moveaxis(patches, 2, 1).reshape(patches.shape[0], g.blocks, -1)
     product = _grouped_dot(method.engine)

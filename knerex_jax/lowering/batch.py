@@ -1,6 +1,5 @@
 """Many samples through a function of one, a few at a time, so that what a step holds stays in the caches."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from jax import Array, lax
 
 from knerex_jax.graph.ir import Model
 from knerex_jax.lowering.float import FloatFn, alive, float_params, lower_float, lower_halves, working_sets
+from knerex_jax.lowering.kernels import products
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
 
@@ -65,9 +65,6 @@ _MORE = 4
 _SMALL = 64
 """It has to be a place where at most this part of the largest working set is alive."""
 
-_CHANNELS = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
-"""Weighted operators -> axis of the result along which their weights differ."""
-
 _LIGHT = 5_000_000
 """Products per node and sample up to which the calls of its kernels cost as much as they do."""
 
@@ -98,16 +95,6 @@ def _second_half(model: Model, sizes: Sequence[int]) -> int | None:
         return 0 < 4 * sum(types[t].size for t in alive(model, k)) <= max(sizes) // _SMALL
 
     start = next((k for k in range(1, count // 2) if at_once(sizes[k:]) >= more and small(k)), None)
-    if start is None or sum(_products(model)[start:]) > _LIGHT * (count - start):
+    if start is None or sum(products(n, model) for n in model.graph.nodes[start:]) > _LIGHT * (count - start):
         return None
     return start
-
-
-def _products(model: Model) -> list[int]:
-    """Products that each node with constant weights takes for one sample, 0 for others."""
-    found = []
-    for node in model.graph.nodes:
-        weight = model.constants.get(node.inputs[1]) if node.op_type in _CHANNELS else None
-        shape = model.graph.shape(node.outputs[0])
-        found.append(0 if weight is None else math.prod(shape) * weight.size // shape[_CHANNELS[node.op_type]])
-    return found

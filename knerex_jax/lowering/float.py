@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from knerex_jax.graph.ir import Model, Node
 from knerex_jax.lowering.kernels import arranged, kernel_forms
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.bind import op_of
+from knerex_jax.ops.layout import stored
 from knerex_jax.ops.opdef import OpDef
 
 FloatFn = Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
@@ -84,15 +85,14 @@ def _once(x: Array) -> Array:
     """A result with several readers, computed once: a compiler for the CPU would repeat it for each of them.
 
     Along a chain of residual additions it would repeat the whole chain in every block, which costs time to compile as
-    well (500 nodes: 34 s of CPU without, and growing with the square). A barrier fixes the layout: channels last.
+    well (500 nodes: 34 s of CPU without, and growing with the square).
     """
-    if jax.default_backend() != "cpu" or not isinstance(x, Array) or x.ndim < 3:
-        return x
-    return jnp.moveaxis(lax.optimization_barrier(jnp.moveaxis(x, 1, -1)), -1, 1)
+    kept = jax.default_backend() == "cpu" and isinstance(x, Array) and x.ndim > 2
+    return stored(x) if kept else x
 
 
 def working_sets(model: Model) -> Iterator[int]:
-    """Bytes that each node reads and makes for one sample, without constants (`stream.at_once`)."""
+    """Bytes that each node reads and makes for one sample, without constants (`batch.at_once`)."""
     types = {t: v for t, v in model.graph.types.items() if t not in model.constants}
     return (4 * sum(types[t].size for t in (*n.inputs, *n.outputs) if t in types) for n in model.graph.nodes)
 

@@ -1,4 +1,4 @@
-"""Constant kernels of convolutions as the float function reads them: turned, or as tiles multiply them."""
+"""Constant weights: what a node takes to multiply them, and how the float function reads kernels of convolutions."""
 
 import math
 from collections import defaultdict
@@ -16,6 +16,18 @@ compile, which so many win back over some five thousand samples."""
 
 TURNED = 0
 
+_CHANNELS = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
+"""Weighted operators -> axis of the result along which their weights differ."""
+
+
+def products(node: Node, model: Model) -> int:
+    """Products that a node with constant weights takes for one sample, 0 for others."""
+    weight = model.constants.get(node.inputs[1]) if node.op_type in _CHANNELS else None
+    if weight is None:
+        return 0
+    shape = model.graph.shape(node.outputs[0])
+    return math.prod(shape) * weight.size // shape[_CHANNELS[node.op_type]]
+
 
 def kernel_forms(model: Model) -> dict[str, int]:
     """Constant weights of convolutions, but for those of kernel 1, which are products of matrices -> their form.
@@ -31,12 +43,11 @@ def kernel_forms(model: Model) -> dict[str, int]:
     alike = defaultdict(list)
     for n in nodes:
         if _may_be_tiled(n, model):
-            alike[model.constants[n.inputs[1]].shape, model.graph.shape(n.outputs[0])].append(n.inputs[1])
-    for ((outputs, inputs, *_), (*_, high, wide)), weights in alike.items():
+            alike[model.constants[n.inputs[1]].shape, model.graph.shape(n.outputs[0])].append(n)
+    for ((outputs, inputs, *_), (*_, high, wide)), group in alike.items():
         size = tile_size((high, wide), inputs, outputs)
-        products = len(weights) * high * wide * KERNEL**2 * inputs * outputs
-        if size and products >= _WORTH_COMPILING:
-            forms |= dict.fromkeys(weights, size)
+        if size and sum(products(n, model) for n in group) >= _WORTH_COMPILING:
+            forms |= {n.inputs[1]: size for n in group}
     return forms
 
 

@@ -130,8 +130,7 @@ def conv_float(a: ConvAttrs, x: Array, w: Array, b: Array | None = None) -> Arra
     x = jnp.moveaxis(x, 1, -1)
     pointwise = all(k == 1 for k in a.kernel_shape) and not any(a.pads) and a.group == 1
     if w.shape[2:] != a.kernel_shape:
-        (down, across) = a.window.pads
-        y = conv_by_tiles(x, jnp.moveaxis(w, (0, 1), (-1, -2)), (down, across))
+        y = conv_by_tiles(x, jnp.moveaxis(w, (0, 1), (-1, -2)), a.window.pads)
     elif pointwise:
         x = x[(slice(None), *(slice(None, None, s) for s in a.strides))]
         y = lax.dot_general(

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
+
+from knerex_jax.ops.layout import stored
 
 
 def taken(x: Array, places: Sequence[Sequence[int] | np.ndarray], axes: Sequence[int]) -> Array:
@@ -14,8 +16,7 @@ def taken(x: Array, places: Sequence[Sequence[int] | np.ndarray], axes: Sequence
     other operations fuse with, and only others are gathered.
     """
     grows = any(len(p) > x.shape[axis] for p, axis in zip(places, axes, strict=True))
-    if grows and x.ndim > 3:
-        x = jnp.moveaxis(lax.optimization_barrier(jnp.moveaxis(x, 1, -1)), -1, 1)
+    x = stored(x) if grows else x
     for p, axis in zip(places, axes, strict=True):
         size = x.shape[axis]
         times = max(len(p) // size, 1)

@@ -1,12 +1,21 @@
 """Sliding windows: automatic padding, output sizes, what lies under each tap, and where windows of results go."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jax import Array, lax
 
-from knerex_jax.program.primitives import Window
+
+class Sliding(Protocol):
+    """How a window moves, one entry per spatial axis: `primitives.Window`, or what the emulator makes of it."""
+
+    @property
+    def kernel(self) -> tuple[int, ...]: ...
+    @property
+    def strides(self) -> tuple[int, ...]: ...
+    @property
+    def dilations(self) -> tuple[int, ...]: ...
 
 
 def output_size(size: int, kernel: int, stride: int, dilation: int, begin: int, end: int, ceil: bool) -> int:
@@ -18,13 +27,13 @@ def output_size(size: int, kernel: int, stride: int, dilation: int, begin: int, 
     return count
 
 
-def padded_sizes(spatial: Sequence[int], w: Window) -> list[int]:
+def padded_sizes(spatial: Sequence[int], w: Sliding) -> list[int]:
     """Sizes of the result over an input [*spatial] that is padded already."""
     sides = zip(spatial, w.kernel, w.strides, w.dilations, strict=True)
     return [output_size(size, k, s, d, 0, 0, ceil=False) for size, k, s, d in sides]
 
 
-def under_taps(x: Array, w: Window) -> Iterator[Array]:
+def under_taps(x: Array, w: Sliding) -> Iterator[Array]:
     """For every tap of the window the elements under it; x [N, *spatial, C], padded."""
     sizes = padded_sizes(x.shape[1:-1], w)
     for tap in np.ndindex(*w.kernel):

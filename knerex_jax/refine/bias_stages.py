@@ -18,12 +18,12 @@ from jax import Array, lax
 
 from knerex_jax.emulator.fixed import accumulator, mac_sums, quantize_input, run_instruction
 from knerex_jax.emulator.methods import Method, Methods
-from knerex_jax.emulator.order import channels_first, channels_last, outside
+from knerex_jax.emulator.order import outside
 from knerex_jax.emulator.outline import joined_images
-from knerex_jax.emulator.products import stored
 from knerex_jax.fixedpoint.arith import exact64
 from knerex_jax.graph.ir import Model
 from knerex_jax.lowering.float import lower_float
+from knerex_jax.ops.layout import channels_first, channels_last, stored
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.primitives import Const, Instruction, Mac
 from knerex_jax.program.program import Program
