@@ -3,10 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -14,6 +12,7 @@ from jax import Array, lax
 from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops.build import PlanView, per_layer_unless
 from knerex_jax.ops.constraint import Constraint, Own
+from knerex_jax.ops.conv_slopes import convolution, convolved, weighted_taps
 from knerex_jax.ops.mac import MacForm, mac_program
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.ops.tiles import conv_by_tiles
@@ -58,44 +57,19 @@ def _depthwise(x: Array, w: Array, a: ConvAttrs) -> Array:
     # Without barriers what precedes would be computed again, and weights in ONNX's order gathered one by one, for every
     # tap. Turned as the lowering hands them over they stay as they are: [taps, C] from [*kernel, 1, C].
     x, weights = lax.optimization_barrier((x, jnp.moveaxis(w, (0, 1), (-1, -2)).reshape(-1, len(w))))
-    return _weighted_taps(a, x, weights)
+    return weighted_taps(a.window, x, weights)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _weighted_taps(a: ConvAttrs, x: Array, weights: Array) -> Array:
-    """The sum over all taps of a depthwise window; x [N, *spatial, C], padded, weights [taps, C]."""
-    total = None
-    for weight, part in zip(weights, under_taps(x, a.window), strict=True):
-        total = part * weight if total is None else total + part * weight
-    assert total is not None
-    return total
+def _general(x: Array, w: Array, a: ConvAttrs) -> Array:
+    """A convolution of [N, *spatial, C] with weights [O, I, *kernel] in XLA's fastest layout."""
+    return convolution(a.window, x, jnp.moveaxis(w, (0, 1), (-1, -2)))
 
 
-def _weighted_taps_bwd(a: ConvAttrs, held: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """Weights tap by tap in a loop: unrolled, every tap would keep a copy of x and be compiled for itself."""
-    x, weights = held
-    (to_x,) = jax.linear_transpose(lambda x: _weighted_taps.__wrapped__(a, x, weights), x)(g)
-    starts = np.array([*np.ndindex(*a.kernel_shape)]) * np.array(a.dilations)
-    sizes = [(o - 1) * s + 1 for o, s in zip(g.shape[1:-1], a.strides, strict=True)]
-
-    def one(start: Array) -> Array:
-        part = lax.dynamic_slice(x, (0, *start, 0), (x.shape[0], *sizes, x.shape[-1]))
-        return jnp.sum(part[(slice(None), *(slice(None, None, s) for s in a.strides))] * g, axis=range(g.ndim - 1))
-
-    return to_x, lax.map(one, jnp.asarray(starts))
-
-
-_weighted_taps.defvjp(lambda a, x, weights: (_weighted_taps(a, x, weights), (x, weights)), _weighted_taps_bwd)
-
-
-def _general(x: Array, w: Array, a: ConvAttrs, group: int) -> Array:
-    """A convolution of [N, *spatial, C] with weights [O, I/group, *kernel] in XLA's fastest layout."""
-    n = x.ndim - 2
-    letters = "DHW"[-n:]
-    dims = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
-    return lax.conv_general_dilated(
+def _grouped(x: Array, w: Array, a: ConvAttrs) -> Array:
+    """XLA's own form for groups; weights [O, I/group, *kernel]."""
+    return convolved(
         x, jnp.moveaxis(w, (0, 1), (-1, -2)), a.strides, a.window.pads, rhs_dilation=a.dilations,
-        dimension_numbers=dims, feature_group_count=group, precision=lax.Precision.HIGHEST,
+        feature_group_count=a.group,
     )  # fmt: skip
 
 
@@ -119,7 +93,7 @@ def _by_patches(x: Array, w: Array, a: ConvAttrs) -> Array:
 def _by_group(x: Array, w: Array, a: ConvAttrs) -> Array:
     """One convolution per group: XLA's own grouped convolution is slow on the CPU."""
     pairs = zip(jnp.split(x, a.group, axis=-1), jnp.split(w, a.group, axis=0), strict=True)
-    return jnp.concatenate([_general(p, q, a, 1) for p, q in pairs], axis=-1)
+    return jnp.concatenate([_general(p, q, a) for p, q in pairs], axis=-1)
 
 
 def conv_float(a: ConvAttrs, x: Array, w: Array, b: Array | None = None) -> Array:
@@ -137,19 +111,13 @@ def conv_float(a: ConvAttrs, x: Array, w: Array, b: Array | None = None) -> Arra
             x, w.reshape(w.shape[:2]), (((x.ndim - 1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
         )
     elif w.shape[1] == 1 and a.group == x.shape[-1] and a.group > 1:
-        y = lax.platform_dependent(
-            x, w, cpu=lambda x, w: _depthwise(x, w, a), default=lambda x, w: _general(x, w, a, a.group)
-        )
+        y = lax.platform_dependent(x, w, cpu=lambda x, w: _depthwise(x, w, a), default=lambda x, w: _grouped(x, w, a))
     elif a.group > 1:
-        y = lax.platform_dependent(
-            x, w, cpu=lambda x, w: _by_group(x, w, a), default=lambda x, w: _general(x, w, a, a.group)
-        )
+        y = lax.platform_dependent(x, w, cpu=lambda x, w: _by_group(x, w, a), default=lambda x, w: _grouped(x, w, a))
     elif _few_pixels(x, a):
-        y = lax.platform_dependent(
-            x, w, cpu=lambda x, w: _by_patches(x, w, a), default=lambda x, w: _general(x, w, a, 1)
-        )
+        y = lax.platform_dependent(x, w, cpu=lambda x, w: _by_patches(x, w, a), default=lambda x, w: _general(x, w, a))
     else:
-        y = _general(x, w, a, 1)
+        y = _general(x, w, a)
     return jnp.moveaxis(y if b is None else y + b, -1, 1)
 
 
