@@ -20,6 +20,7 @@ from knerex_jax.emulator.methods import Methods
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.stream import samples_at_once
 from knerex_jax.lowering.batch import over_samples
+from knerex_jax.ops.layout import channels_first, channels_last
 from knerex_jax.qat.straight import code_data
 from knerex_jax.qat.subject import Subject
 from knerex_jax.quantize.planner import Planned
@@ -76,7 +77,8 @@ class Coded:
 def lower_codes(subject: Subject, methods: Methods) -> Callable[[Params, Mapping[str, Array]], dict[str, Array]]:
     """The emulator's half of the forward pass: (integers, {input: [B, *shape]}) -> codes of every formatted tensor.
 
-    It is compiled for itself: integers that outgrow the bounds of the methods need new ones, the other half does not.
+    Codes of images have their channels last, as the emulator makes them and the other half reads them. It is compiled
+    for itself: integers that outgrow the bounds of the methods need new ones, the other half does not.
 
     Args:
       subject: what is trained.
@@ -84,7 +86,12 @@ def lower_codes(subject: Subject, methods: Methods) -> Callable[[Params, Mapping
     """
     program = subject.base.program
     taps = tuple(t for t in subject.base.plan.formats if t in program.tensor)
-    return over_samples(lower_fixed(program, methods, taps), samples_at_once(program))
+    fn = lower_fixed(program, methods, taps)
+
+    def turned(params: Params, sample: Mapping[str, Array]) -> dict[str, Array]:
+        return {t: channels_last(c) if c.ndim > 2 else c for t, c in fn(params, sample).items()}
+
+    return over_samples(turned, samples_at_once(program))
 
 
 def lower_training(subject: Subject, taps: tuple[str, ...]) -> Forward:
@@ -100,6 +107,7 @@ def lower_training(subject: Subject, taps: tuple[str, ...]) -> Forward:
     def fn(
         reals: Reals, inverse: Mapping[str, Any], batch: Mapping[str, Array], codes: Mapping[str, Array]
     ) -> dict[str, Array]:
+        codes = {t: jax.vmap(channels_first)(c) if c.ndim > 3 else c for t, c in codes.items()}
         held = {t: c.astype(jnp.float32) * inverse[t] for t, c in codes.items()}
         tensors = {t: replace(q, factor=reals.factors[t]) for t, q in base.tensors.items()}
         params = replace(base, tensors=tensors, nodes=reals.nodes)
@@ -114,4 +122,9 @@ def lower_training(subject: Subject, taps: tuple[str, ...]) -> Forward:
 
 
 def _as_emulated(t: str, x: Array, q: Quantizer, gates: None, held: Mapping[str, Array], *, half_up: bool) -> Array:
-    return code_data(x, q.factor, q.low, q.high, held[t].reshape(x.shape))
+    value = held[t].reshape(x.shape)
+    if x.ndim <= 2:
+        return code_data(x, q.factor, q.low, q.high, value)
+    # Channels last, as what makes and reads images has them: else the compiler turns them around every quantizer.
+    x, factor, value = map(channels_last, (x, q.factor, value))
+    return channels_first(code_data(x, factor, q.low, q.high, value))

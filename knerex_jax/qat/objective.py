@@ -50,6 +50,11 @@ class Objective:
         outputs = self.real_outputs if self.config.loss is not None else ()
         return tuple(dict.fromkeys((*self.judged, *self.inner, *outputs)))
 
+    @property
+    def by_sample(self) -> bool:
+        """Whether the loss of a batch is the mean of its samples' losses: not known of a user's."""
+        return self.config.loss is None
+
     def float_values(self) -> tuple[Callable[[Any, Mapping[str, Array]], dict[str, Array]], Any]:
         """(params, {input: [B, *shape]}) -> {tensor: [B, *shape]} of the float model, for `taps`; and its params."""
         fn, params = lower_float(self.subject.base.model, taps=self.taps, registry=self.subject.registry)

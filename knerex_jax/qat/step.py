@@ -4,16 +4,19 @@ Both over all devices. What is left of a step has no samples in it and stays on 
 what is trained, `qat.optimizer` moves that, the planner makes the next integers of it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
 from knerex_jax.emulator.methods import Methods
-from knerex_jax.emulator.stream import compiler_options, gradient_options
+from knerex_jax.emulator.stream import compiler_options, gradient_options, samples_at_once
 from knerex_jax.errors import ConfigError
 from knerex_jax.parallel.devices import AXIS, SHARED, SPLIT, first_devices, over_devices
 from knerex_jax.qat.config import QATConfig
@@ -75,13 +78,14 @@ def make_slopes(objective: Objective, energy: Mapping[str, float], mesh: Mesh) -
     """The compiled loss and its gradients, for any integers."""
     forward = lower_training(objective.subject, objective.taps)
     forms = {n.name: n.form for n in objective.subject.nodes}
+    at_once = samples_at_once(objective.subject.base.program) if objective.by_sample else None
 
     def loss(reals: Reals, coded: Coded, batch: Batch, codes: Mapping[str, Array]) -> Array:
         made = forward(reals, coded.inverse, batch.inputs, codes)
         return objective(made, batch.wanted, energy, batch.labels)
 
     def share(coded: Coded, batch: Batch, codes: Mapping[str, Array]) -> tuple[Array, Reals]:
-        value, slopes = jax.value_and_grad(loss)(coded.reals, coded, batch, codes)
+        value, slopes = in_groups(partial(jax.value_and_grad(loss), coded.reals, coded), (batch, codes), at_once)
         nodes = {}
         for name, form in forms.items():
             (weight,) = jax.linear_transpose(form.restore, form.weight)(slopes.nodes[name].weight)
@@ -90,3 +94,27 @@ def make_slopes(objective: Objective, energy: Mapping[str, float], mesh: Mesh) -
 
     options = gradient_options(jax.default_backend())
     return jax.jit(over_devices(share, mesh, (SHARED, SPLIT, SPLIT), SHARED), compiler_options=options)
+
+
+def in_groups(fn: Callable[..., Any], arguments: Any, at_once: int | None) -> Any:
+    """The mean of a function over groups of samples, one after the other: what a step holds stays in the caches.
+
+    MobileNetV2, on a CPU: four at a time take 0.65 of the CPU time of eight at once.
+
+    Args:
+      fn: takes as many as there are arguments; gives float arrays that are means over its samples.
+      arguments: a tuple of trees whose arrays start with [B].
+      at_once: samples of a group, a power of two; as many as divide a batch are taken. None: all.
+    """
+    batch = len(jax.tree.leaves(arguments)[0])
+    size = math.gcd(batch, at_once) if at_once else batch
+    if size == batch:
+        return fn(*arguments)
+    groups = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arguments)
+    none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda g: fn(*g), _first(groups)))
+    total, _ = lax.scan(lambda total, group: (jax.tree.map(jnp.add, total, fn(*group)), None), none, groups)
+    return jax.tree.map(lambda x: x * (size / batch), total)
+
+
+def _first(groups: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], groups)
