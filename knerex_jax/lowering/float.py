@@ -38,16 +38,7 @@ def lower_float(
     """
     tapped = tuple(taps)
     wanted = (*model.graph.outputs, *tapped)
-    return _stretch(model, slice(None), wanted, registry, tapped if once else None), float_params(model)
-
-
-def lower_halves(model: Model, start: int, *, registry: Mapping[str, OpDef] = REGISTRY) -> tuple[FloatFn, FloatFn]:
-    """`lower_float` with `once`, as a function of the nodes in front of `start` and one of those from there on.
-
-    The second one takes what the first one gives: what is alive between them.
-    """
-    first = _stretch(model, slice(start), alive(model, start), registry, ())
-    return first, _stretch(model, slice(start, None), model.graph.outputs, registry, ())
+    return lower_stretch(model, slice(None), wanted, registry, tapped if once else None), float_params(model)
 
 
 def alive(model: Model, start: int) -> tuple[str, ...]:
@@ -58,10 +49,22 @@ def alive(model: Model, start: int) -> tuple[str, ...]:
     return tuple(t for t in made if t in needed and t not in model.constants)
 
 
-def _stretch(
+def lower_stretch(
     model: Model, nodes: slice, wanted: Iterable[str], registry: Mapping[str, OpDef], once: Iterable[str] | None
 ) -> FloatFn:
-    """Some nodes as a function; once: the taps, where results with several readers are kept apart."""
+    """Some nodes as a function of one sample.
+
+    Args:
+      model: typed graph and constants.
+      nodes: which of the graph's.
+      wanted: tensors to return.
+      registry: operator records.
+      once: of these, the ones that are read for themselves, where results with several readers are to be kept apart
+        (as in `lower_float`); None: nothing is.
+
+    Returns:
+      fn(params of the whole model, tensors that are alive in front of the nodes) -> {tensor: array}.
+    """
     graph, kernels, wanted = model.graph, kernel_forms(model), tuple(dict.fromkeys(wanted))
     readers = Counter(() if once is None else (*once, *(t for node in graph.nodes for t in node.inputs)))
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 from jax import Array
@@ -15,15 +16,15 @@ from knerex_jax.emulator.methods import Method, Methods
 from knerex_jax.emulator.prepare import Params, prepare
 from knerex_jax.emulator.stream import compiler_options, samples_at_once
 from knerex_jax.emulator.trust import methods_here
-from knerex_jax.graph.ir import Model, TensorType
-from knerex_jax.lowering.batch import at_once, over_samples
-from knerex_jax.lowering.float import float_params, working_sets
+from knerex_jax.graph.ir import Model, Node, TensorType
+from knerex_jax.lowering.batch import Reading, Readings, lower_readings
+from knerex_jax.lowering.float import float_params
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.bounds import bound_program
 from knerex_jax.program.primitives import Mac
 from knerex_jax.program.program import Constants, Program
 from knerex_jax.refine.bias_nodes import Integers, Weighted
-from knerex_jax.refine.bias_stages import alone, float_step, input_key
+from knerex_jax.refine.bias_stages import alone, float_reading, input_key, tensor_of
 from knerex_jax.refine.bias_sums import group_sums, is_linear
 from knerex_jax.refine.bias_totals import Totals, joined, mean_float, products, whole, with_bias
 from knerex_jax.refine.split import FEWEST_SAMPLES, held_out
@@ -180,14 +181,16 @@ class Passes:
         methods = self.methods if parallel else None
 
         def step() -> Callable[..., Any]:
-            one = float_step(self.weighted, self.program, self.model, self.registry, methods)
-            return _grouped(over_samples(one, at_once(working_sets(self.model))))
+            def read(nodes: Sequence[Node]) -> Reading:
+                return float_reading(self.weighted, nodes, self.program, self.model, methods)
+
+            return _float_sums(lower_readings(self.model, read, registry=self.registry))
 
         fn = self.compiled(("float", parallel), step)
-        params = {"fixed": self._own_inputs if parallel else {}, "float": self._float_params}
+        params, integers = self._float_params, self._own_inputs if parallel else {}
         sums = Sums()
         for block in blocks:
-            sums = sums.plus(block, fn(params, block.inputs, block.groups))
+            sums = sums.plus(block, fn(params, integers, block.inputs, block.groups))
             yield block, sums
 
     def fixed(self, k: int, sums: np.ndarray, samples: Sequence[int]) -> np.ndarray:
@@ -244,6 +247,13 @@ class Passes:
         return tuple(map(slice, [0, *ends], ends))
 
 
-def _grouped(fn: Callable[[Any, Any], Mapping[str, Array]]) -> Callable[[Any, Any, Array], dict[str, Array]]:
-    """Sums by group of what a function gives for every sample."""
-    return lambda params, inputs, groups: {name: group_sums(v, groups) for name, v in fn(params, inputs).items()}
+def _float_sums(readings: Readings) -> Callable[..., dict[str, Array]]:
+    """Sums by group of what is read of every sample."""
+
+    def run(params: Any, integers: Params, inputs: Mapping[str, Array], groups: Array) -> dict[str, Array]:
+        _, found = readings(params, integers, {tensor_of(key): v for key, v in inputs.items()})
+        sums = [{name: group_sums(v, groups) for name, v in made.items()} for made in found]
+        floats = jnp.concatenate([made.pop("float") for made in sums if "float" in made], axis=-1)
+        return {"float": floats, **{name: v for made in sums for name, v in made.items()}}
+
+    return run

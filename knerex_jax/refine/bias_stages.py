@@ -21,10 +21,9 @@ from knerex_jax.emulator.methods import Method, Methods
 from knerex_jax.emulator.order import outside
 from knerex_jax.emulator.outline import joined_images
 from knerex_jax.fixedpoint.arith import exact64
-from knerex_jax.graph.ir import Model
-from knerex_jax.lowering.float import lower_float
+from knerex_jax.graph.ir import Model, Node
+from knerex_jax.lowering.batch import Reading
 from knerex_jax.ops.layout import channels_first, channels_last, stored
-from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.primitives import Const, Instruction, Mac
 from knerex_jax.program.program import Program
 from knerex_jax.refine.bias_nodes import Weighted
@@ -41,6 +40,11 @@ _FLOAT, _CODE = "float:", "code:"
 def input_key(tensor: str) -> str:
     """Name of a model input, as it is given, in a frontier."""
     return _FLOAT + tensor
+
+
+def tensor_of(key: str) -> str:
+    """The input that such a name stands for."""
+    return key.removeprefix(_FLOAT)
 
 
 @dataclass(frozen=True)
@@ -224,43 +228,38 @@ def _images(value: Array, turn: Callable[[Array], Array]) -> Array:
     return turn(value) if value.ndim > 3 else value
 
 
-def float_step(
-    weighted: Sequence[Weighted],
-    program: Program,
-    model: Model,
-    registry: Mapping[str, OpDef],
-    parallel: Methods | None,
-) -> Step:
-    """The float pass up to the last weighted node.
+def float_reading(
+    weighted: Sequence[Weighted], nodes: Sequence[Node], program: Program, model: Model, parallel: Methods | None
+) -> Reading:
+    """What the float pass reads of some nodes.
 
     Args:
-      weighted: nodes whose sums are taken.
+      weighted: nodes whose sums are taken; those that are not among `nodes` are left out.
+      nodes: that run.
       program: the whole program.
       model: what runs in float.
-      registry: operator records.
       parallel: methods of the weighted nodes, if each is to run in fixed point, too, on its quantized float input.
 
     Returns:
-      fn({"fixed": prepared integers, "float": params of the float model}, frontier with the model's inputs of one
-      sample) -> {"float": the sums of all nodes' float values before their activation (`float_sums`), one behind the
-      other, node -> `fixed_sums` if parallel}.
+      Of (prepared integers for `parallel`, values): "float", the sums of the nodes' float values before their
+      activation (`float_sums`), one behind the other, and node -> `fixed_sums` if parallel.
     """
-    made_by = {w.name: model.graph.node[w.name].outputs[0] for w in weighted}
-    read = dict.fromkeys(w.mac.inputs[0] for w in weighted) if parallel else ()
-    fn, _ = lower_float(model, taps=(*made_by.values(), *read), registry=registry, once=True)
+    names = {n.name for n in nodes}
+    own = [w for w in weighted if w.name in names]
+    made_by = {w.name: model.graph.node[w.name].outputs[0] for w in own}
+    read = [w.mac.inputs[0] for w in own] if parallel else []
 
-    def step(params: Any, sample: Mapping[str, Array]) -> dict[str, Any]:
-        inputs = {key.removeprefix(_FLOAT): v for key, v in sample.items()}
-        values = fn(params["float"], inputs)
-        outputs = [values[made_by[w.name]] for w in weighted]
-        sums = [float_sums(v, w.axis, w.reach) for v, w in zip(outputs, weighted, strict=True)]
+    def sums_of(given: Any, values: Mapping[str, Array]) -> dict[str, Array]:
+        if not own:
+            return {}
+        sums = [float_sums(values[made_by[w.name]], w.axis, w.reach) for w in own]
         made = {"float": jnp.concatenate(sums, axis=1)}
         if parallel is None:
             return made
-        for w in weighted:
-            (x,), c = w.mac.inputs, params["fixed"]
-            codes = quantize_input(values[x], c[f"tensor:{x}"]["factor"], program.tensor[x].bits)
-            made[w.name] = fixed_sums(w, parallel.step[w.name], c[w.name], {x: codes})
+        for w in own:
+            (x,) = w.mac.inputs
+            codes = quantize_input(values[x], given[f"tensor:{x}"]["factor"], program.tensor[x].bits)
+            made[w.name] = fixed_sums(w, parallel.step[w.name], given[w.name], {x: codes})
         return made
 
-    return step
+    return Reading(tuple(dict.fromkeys((*made_by.values(), *read))), sums_of)
