@@ -24,7 +24,7 @@ def _locate() -> Path:
     return built_file("mobilenet_v2", load_pins()[_WEIGHTS], lambda: mobilenet_v2(read_pth(weights)))
 
 
-def _normalize(crop: np.ndarray) -> np.ndarray:
+def normalize(crop: np.ndarray) -> np.ndarray:
     """uint8 [224, 224, 3] -> float32 [3, 224, 224]."""
     scaled = (crop.astype(np.float32) / np.float32(255) - _MEAN) / _STD
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))
@@ -36,7 +36,7 @@ def _calibration_samples() -> Iterator[Sample]:
     generator = np.random.default_rng(1)
     while True:
         for photo in photos:
-            yield {"input": _normalize(random_crop(photo, _SIDE, generator))}
+            yield {"input": normalize(random_crop(photo, _SIDE, generator))}
 
 
 def _ten_crop(photo: np.ndarray) -> list[np.ndarray]:
@@ -58,7 +58,7 @@ def _labelled_samples() -> Iterator[tuple[Sample, int | None]]:
     photos = [(_ten_crop(photo), label) for photo, label in load_labelled_photos()]
     for view in range(10):
         for views, label in photos:
-            yield {"input": _normalize(views[view])}, label
+            yield {"input": normalize(views[view])}, label
 
 
 def _score(outputs: Tensors, float_outputs: Tensors, labels: np.ndarray | None) -> dict[str, float]:
