@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import choose
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.errors import ConfigError
-from knerex_jax.graph.ir import Model
+from knerex_jax.graph.ir import Model, Node
 from knerex_jax.lowering import batch
 from knerex_jax.lowering.batch import over_samples
 from knerex_jax.lowering.float import lower_float, walk_float, working_sets
@@ -183,6 +184,31 @@ def test_light_nodes_behind_large_tensors_take_more_samples_at_a_time(monkeypatc
         (expected,) = jax.jit(jax.vmap(whole, (None, 0)))(params, inputs).values()
         assert found.shape == expected.shape == (count, 1, 8, 1, 1)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_read_of_each_part(monkeypatch):
+    """Of what its nodes make and need, whichever part it is in; nothing twice."""
+    model = _small_behind_large()
+    monkeypatch.setitem(batch._BUDGETS, "cpu", 2 * max(working_sets(model)))
+    parts = []
+
+    def read(nodes: Sequence[Node]) -> batch.Reading:
+        parts.append([n.name for n in nodes])
+        own = tuple(dict.fromkeys(t for n in nodes for t in (n.inputs[0], n.outputs[0])))
+        return batch.Reading(own, lambda given, values: {t: v.sum() * given for t, v in values.items()})
+
+    run = batch.lower_readings(model, read)
+    assert len(parts) == 2 and sum(parts, []) == [n.name for n in model.graph.nodes]
+    inputs = {"x": samples(model, 5)["x"].reshape(5, 1, 3, 64, 64)}
+    outputs, found = jax.jit(run)(batch.float_params(model), 2.0, inputs)
+    assert not outputs and len(found) == 2
+    made = {t for n in model.graph.nodes for t in (n.inputs[0], n.outputs[0])}
+    whole, params = lower_float(model, taps=made)
+    expected = jax.vmap(whole, (None, 0))(params, inputs)
+    assert set(found[0]) | set(found[1]) == made
+    for part in found:
+        for t, v in part.items():
+            np.testing.assert_allclose(v, 2 * expected[t].reshape(5, -1).sum(axis=1), rtol=1e-4, atol=1e-4, err_msg=t)
 
 
 def test_heavy_nodes_and_small_networks_take_as_many_as_the_largest_tensor_allows(monkeypatch):
