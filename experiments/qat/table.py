@@ -16,6 +16,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from crops import coloured_crops  # noqa: E402
 from real_models import REAL_MODELS, RealModel, first  # noqa: E402
 
 from knerex_jax.api import LEARN_SAMPLES  # noqa: E402
@@ -42,22 +43,26 @@ class Row:
       evaluation: samples of the table, at most; disjoint from the others.
       training: fields of `QATConfig`.
       ptq: options of the PTQ that training starts from; none: plain percentages, nearest rounding.
+      crops: so many coloured crops teach and judge instead of the calibration samples.
     """
 
     calibration: int
     evaluation: int
     training: dict[str, Any]
     ptq: dict[str, Any] = field(default_factory=dict)
+    crops: int = 0
 
 
 SEARCHED = {"range_search": True}
+LEARNED = {**SEARCHED, "weight_rounding": "learned", "optimize": 1}
 ROWS: dict[str, Row] = {
     "embedded w4a8": Row(200, 1000, {"steps": 150, "learning_rate": 0.002, "train_batch": 32}),
     "A9 w4a8": Row(500, 1000, {"steps": 300, "learning_rate": 0.002, "train_batch": 16}),
     "A3_front w4a8": Row(384, 200, {"steps": 300, "learning_rate": 0.002, "train_batch": 8}, SEARCHED),
     "A6_cls int8": Row(512, 400, {"steps": 300, "learning_rate": 0.00005, "train_batch": 8}),
     "A1 int8": Row(
-        128, 200, {"steps": 120, "learning_rate": 0.00005, "train_batch": 8, "evaluate_every": 20}, SEARCHED
+        128, 200, {"steps": 600, "learning_rate": 0.0001, "train_batch": 8, "mixup": 0.5, "evaluate_every": 50},
+        LEARNED, crops=2048,
     ),
 }
 
@@ -89,8 +94,9 @@ def row_of(key: str, row: Row, more: dict[str, Any]) -> dict[str, Any]:
         found["start"] = judged(real, start, evaluated, reference, labels) | {"rule": rule}
     _tell(f"PTQ {found}", 0, None)
     qat = QATConfig(**{"evaluate_every": 25, "warmup": 10, **row.training, **more})
+    taught = dict.fromkeys(inputs, coloured_crops(row.crops)) if row.crops else inputs
     wall, cpu = time.perf_counter(), time.process_time()
-    tuned = tune_plan(start, model, inputs, config, qat, progress=_tell)
+    tuned = tune_plan(start, model, taught, config, qat, progress=_tell)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     found["fine-tuned"] = judged(real, tuned.planned, evaluated, reference, labels)
     return {
