@@ -30,4 +30,3 @@ def _changed(crop: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     if generator.random() < 0.2:
         values = values.transpose(1, 0, 2)
     return np.clip(values, 0, 255).astype(np.uint8)
-

@@ -66,7 +66,7 @@ def _to_kernel(w: Window, x: Array, g: Array) -> Array:
     def one(part: Array) -> Array:
         return lax.dot(part.reshape(len(part), -1), gradients, precision=lax.Precision.HIGHEST)
 
-    return _each_tap(w, first, g.shape[1:-1], 2, one).reshape(*w.kernel, x.shape[-1], g.shape[-1])
+    return _each_tap(w, first, 2, one).reshape(*w.kernel, x.shape[-1], g.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -87,13 +87,13 @@ def _weighted_taps_bwd(w: Window, held: tuple[Array, Array], g: Array) -> tuple[
         # Products behind a barrier: summed while they are made they take twice the time.
         return jnp.sum(lax.optimization_barrier(part * g), axis=range(g.ndim - 1))
 
-    return to_x, _each_tap(w, x, g.shape[1:-1], 1, one)
+    return to_x, _each_tap(w, x, 1, one)
 
 
 weighted_taps.defvjp(lambda w, x, weights: (weighted_taps(w, x, weights), (x, weights)), _weighted_taps_bwd)
 
 
-def _each_tap(w: Window, x: Array, sizes: tuple[int, ...], at: int, one: Callable[[Array], Array]) -> Array:
+def _each_tap(w: Window, x: Array, at: int, one: Callable[[Array], Array]) -> Array:
     """What `one` makes of the elements under every tap: [taps, ...].
 
     In a loop: unrolled, every tap would keep a copy of x and be compiled for itself.
@@ -101,11 +101,10 @@ def _each_tap(w: Window, x: Array, sizes: tuple[int, ...], at: int, one: Callabl
     Args:
       w: the window.
       x: padded; its spatial axes begin at axis `at`.
-      sizes: of the result.
       at: an axis.
-      one: a function of the elements under one tap, like x but of `sizes`.
+      one: a function of the elements under one tap, like x but with the sizes of the result.
     """
-    assert tuple(padded_sizes(x.shape[at : at + len(sizes)], w)) == sizes
+    sizes = padded_sizes(x.shape[at : at + len(w.kernel)], w)
     starts = np.zeros((int(np.prod(w.kernel)), x.ndim), np.int32)
     starts[:, at : at + len(sizes)] = np.array([*np.ndindex(*w.kernel)]) * np.array(w.dilations)
     spans, steps = list(x.shape), [1] * x.ndim

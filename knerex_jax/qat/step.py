@@ -111,10 +111,7 @@ def in_groups(fn: Callable[..., Any], arguments: Any, at_once: int | None) -> An
     if size == batch:
         return fn(*arguments)
     groups = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arguments)
-    none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda g: fn(*g), _first(groups)))
+    first = jax.tree.map(lambda x: x[0], groups)
+    none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fn, *first))
     total, _ = lax.scan(lambda total, group: (jax.tree.map(jnp.add, total, fn(*group)), None), none, groups)
     return jax.tree.map(lambda x: x * (size / batch), total)
-
-
-def _first(groups: Any) -> Any:
-    return jax.tree.map(lambda x: x[0], groups)

@@ -61,4 +61,4 @@ def agree_with_xla(window: ConvAttrs, x_shape: tuple[int, ...], w_shape: tuple[i
 
     g = jnp.asarray(rng.normal(size=jax.eval_shape(xla, x, w).shape), jnp.float32)
     for found, expected in zip(pulled(ours)(x, w, g), pulled(xla)(x, w, g), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=3e-4)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
