@@ -96,7 +96,8 @@ def main():
     runs["onnxruntime float"] = lambda: peer.run(None, feeds)
 
     for run in runs.values():
-        run(), run()
+        run()
+        run()
     times = {name: [] for name in runs}
     for _ in range(args.rounds):
         for name, run in runs.items():

@@ -6,6 +6,9 @@ behind a graph input of the same type, as a reader of models above 2 GiB has to.
 Usage: python experiments/2026-11-23_simplifier/bench.py [--models A1 A2 ...] [--libraries ...] [--repeats 3]
 """
 
+# Its packages are in an environment of their own.
+# pyright: reportMissingImports=false
+
 import argparse
 import contextlib
 import importlib

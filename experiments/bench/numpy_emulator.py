@@ -7,6 +7,7 @@ in memory; a convolution is one product per few rows of patches, which stay in t
 
 import itertools
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -225,7 +226,7 @@ def _under_window(x: np.ndarray, w: Any, fill: float) -> list[np.ndarray]:
 
 
 def _poolsum(i: Any, c: Any, x: np.ndarray) -> np.ndarray:
-    total = x.sum(axis=i.axes, keepdims=True) if i.window is None else sum(_under_window(x, i.window, 0.0))
+    total = x.sum(axis=i.axes, keepdims=True) if i.window is None else reduce(np.add, _under_window(x, i.window, 0.0))
     n = _along(c["n"], i.axis, total.ndim)
     if not i.mean:
         return _saturate(_shr(total, n), i.bits)
@@ -283,7 +284,8 @@ def _interp(i: Any, c: Any, x: np.ndarray) -> np.ndarray:
     for k, axis in enumerate(i.axes):
         index, weight = (np.asarray(c[f"{key}{k}"]) for key in ("index", "weight"))
         shape = [-1 if a == axis else 1 for a in range(x.ndim)]
-        x = sum(np.take(x, index[:, t], axis=axis) * weight[:, t].reshape(shape) for t in range(index.shape[1]))
+        taps = [np.take(x, index[:, t], axis=axis) * weight[:, t].reshape(shape) for t in range(index.shape[1])]
+        x = reduce(np.add, taps)
     return _saturate(_shr(x, _along(c["n"], i.axis, x.ndim)), i.bits)
 
 

@@ -52,12 +52,12 @@ def runner(model: onnx.ModelProto, batch: Arrays, threads: int = _THREADS) -> tu
     feeds = {t: v.reshape(-1, *v.shape[2:]) for t, v in batch.items()}
     count = len(next(iter(batch.values())))
     loaded = session(model, threads)
-    one = loaded.run(None, {t: v[:1] for t, v in feeds.items()})
+    one = [np.asarray(o) for o in loaded.run(None, {t: v[:1] for t, v in feeds.items()})]
     if count == 1:
         return (lambda: loaded.run(None, feeds)), "whole"
     try:
         opened = session(any_batch(model), threads)
-        whole = opened.run(None, feeds)
+        whole = [np.asarray(w) for w in opened.run(None, feeds)]
         if all(w.shape[0] == count and np.isfinite(w).all() for w in whole) and all(
             np.allclose(w[:1], o, rtol=1e-2, atol=1e-2 * max(np.abs(o).max(), 1e-6))
             for w, o in zip(whole, one, strict=True)

@@ -3,6 +3,9 @@
 python quark_calibration.py FOLDER SAMPLES      one JSON line; FOLDER as `experiments/peers/export.py` writes it
 """
 
+# Its packages are in an environment of their own.
+# pyright: reportMissingImports=false
+
 import contextlib
 import json
 import os

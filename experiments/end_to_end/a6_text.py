@@ -25,7 +25,8 @@ def post(outputs: dict[str, np.ndarray], size: tuple[int, int]) -> list[Box | He
     """The network marks the cores of lines; a box grows on all sides by 1.5 times its area over its circumference."""
     (held,) = outputs.values()
     shares = held[0, 0]
-    labelled, _ = ndimage.label(shares > CORE)
+    labelled = np.zeros(shares.shape, np.int32)
+    ndimage.label(shares > CORE, output=labelled)
     found: list[Box | HeatMap] = [HeatMap(shares, "text")]
     for number, (rows, columns) in enumerate(ndimage.find_objects(labelled), 1):
         core = labelled[rows, columns] == number

@@ -3,6 +3,9 @@
 python experiments/peers/aimet_peer.py --folder FOLDER --models A1,A9
 """
 
+# Its packages are in an environment of their own.
+# pyright: reportMissingImports=false
+
 import json
 import tempfile
 from dataclasses import dataclass

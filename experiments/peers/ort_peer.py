@@ -83,7 +83,7 @@ def calibrate(exchange: Exchange, configuration: Configuration) -> tuple[Path, i
         percentiles = {c.percentile for c in _CALIBRATIONS.values() if c.method is configuration.method}
         for percentile in percentiles:  # of one collection: collecting is what takes the time
             if percentile is not None:
-                calibrator.collector.percentile = percentile
+                vars(calibrator)["collector"].percentile = percentile  # the base class does not declare it
             save_tensors_data(calibrator.compute_data(), cache(percentile))
     return wanted, count
 

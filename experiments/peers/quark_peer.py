@@ -3,6 +3,9 @@
 python experiments/peers/quark_peer.py --folder FOLDER --models A1,A9
 """
 
+# Its packages are in an environment of their own.
+# pyright: reportMissingImports=false
+
 from collections.abc import Callable, Mapping
 
 from exchange import Arrays, Exchange, count_of, feeds, run_peer

@@ -51,6 +51,7 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     few = [job() for job in list(source.jobs())[: args.batch]]
     warm = {t: np.stack([sample[t] for sample in few]) for t in few[0]}
     flow.measure(model, warm, config)
+    assert source.count is not None, "a folder of images knows its number"
     found = {"samples": source.count}
     started, cpu = time.perf_counter(), time.process_time()
     if args.what == "read":
