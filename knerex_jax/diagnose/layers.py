@@ -3,7 +3,7 @@
 The cheap part of an error budget: nothing goes backwards, and one compiled step serves both integer runs.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from knerex_jax.data.batches import filled_batches
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.diagnose.measure import TensorSums
 from knerex_jax.emulator.fixed import quantize_input, run_instruction
@@ -80,7 +81,10 @@ def trace_layers(
     program, wanted = planned.program, limits or {}
     step = _step(planned, registry)
     found: dict[str, Layer] = {}
-    for batch, count in _batches(planned, inputs, samples, batch_size):
+    graph = planned.model.graph
+    shapes = {t: graph.shape(t) for t in graph.inputs}
+    used = {t: v[:samples] for t, v in stack_inputs(inputs, {t: graph.types[t] for t in graph.inputs}).items()}
+    for batch, count in filled_batches(used, min(batch_size, len(next(iter(used.values())))), shapes):
         values, codes, alone = step(batch)
         for t in codes:
             real = _real(codes[t][:count], program, planned.constants, t)
@@ -89,19 +93,6 @@ def trace_layers(
             layer = _layer(program, t, value, np.asarray(codes[t])[:count], real, own, wanted.get(t))
             found[t] = found[t] + layer if t in found else layer
     return {t: found[t] for t in program.tensor if t in found}  # jax sorts them
-
-
-def _batches(
-    planned: Planned, inputs: Mapping[str, Any], samples: int, size: int
-) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-    """Batches of one size, the last one filled up, each with how many of its samples count."""
-    graph = planned.model.graph
-    stacked = stack_inputs(inputs, {t: graph.types[t] for t in graph.inputs})
-    total = min(samples, len(next(iter(stacked.values()))))
-    size = min(size, total)
-    for start in range(0, total, size):
-        places = np.minimum(np.arange(start, start + size), total - 1)
-        yield {t: v[places].reshape(size, *graph.shape(t)) for t, v in stacked.items()}, min(size, total - start)
 
 
 def _step(

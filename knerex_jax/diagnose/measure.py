@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from knerex_jax.data.batches import filled_batches
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.diagnose.alone import cut_program, made_alone
 from knerex_jax.diagnose.frozen import Frozen, Offsets, freeze_errors
@@ -155,12 +156,10 @@ def _batches(
     """Batches of one size, the last one filled up, each with a mask of the samples that count, float32 [B]."""
     graph = planned.model.graph
     stacked = stack_inputs(inputs, {t: graph.types[t] for t in graph.inputs})
-    count = min(samples, len(next(iter(stacked.values()))))
-    size = min(batch_size, count)
-    for start in range(0, count, size):
-        places = np.arange(start, start + size)
-        batch = {t: v[np.minimum(places, count - 1)].reshape(size, *graph.shape(t)) for t, v in stacked.items()}
-        yield batch, (places < count).astype(np.float32)
+    used = {t: v[:samples] for t, v in stacked.items()}
+    size = min(batch_size, len(next(iter(used.values()))))
+    for batch, count in filled_batches(used, size, {t: graph.shape(t) for t in used}):
+        yield batch, (np.arange(size) < count).astype(np.float32)
 
 
 # Forwards: float, fixed, alone

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from knerex_jax.data.batches import filled_batches
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods, check
@@ -46,15 +47,9 @@ def run_batches(
     count = len(next(iter(inputs.values())))
     size = -(-min(batch_size, count) // multiple) * multiple
     parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, count, size):
-        batch = {}
-        for name, array in inputs.items():
-            part = array[start : start + size]
-            part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]) if len(part) < size else part
-            batch[name] = part.reshape(size, *types[name].shape)
+    for batch, true in filled_batches(inputs, size, {name: types[name].shape for name in inputs}):
         for name, value in fn(params, batch).items():
-            value = np.asarray(value)[: min(size, count - start)]
-            parts.setdefault(name, []).append(value)
+            parts.setdefault(name, []).append(np.asarray(value)[:true])
     return {name: _drop_batch(np.concatenate(values)) for name, values in parts.items()}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from knerex_jax.data.batches import filled_batches
 from knerex_jax.parallel.devices import over_devices, replicated, split
 from knerex_jax.qat.objective import Objective
 
@@ -47,10 +48,8 @@ class Teacher:
         """
         if not tensors:
             return {}
-        count = len(next(iter(inputs.values())))
         parts = []
-        for start in range(0, count, size):
-            places = np.minimum(np.arange(start, start + size), count - 1)
-            made = self(split({t: a[places] for t, a in inputs.items()}, self.mesh))
-            parts.append({t: np.asarray(made[t]) for t in tensors})
-        return {t: np.concatenate([p[t] for p in parts])[:count] for t in tensors}
+        for batch, count in filled_batches(inputs, size):
+            made = self(split(batch, self.mesh))
+            parts.append({t: np.asarray(made[t])[:count] for t in tensors})
+        return {t: np.concatenate([p[t] for p in parts]) for t in tensors}

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from knerex_jax.data.batches import filled_batches
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.fixed import lower_fixed
 from knerex_jax.emulator.methods import Methods
@@ -59,12 +60,12 @@ def run_float(model: Model, inputs: Mapping[str, Any], registry: Mapping[str, Op
     held = {t: a.reshape(-1, *types[t].shape) for t, a in stack_inputs(inputs, types).items()}
     fn, params = lower_float(model, taps=judged, registry=registry)
     step, params = jax.jit(jax.vmap(fn, (None, 0))), jax.device_put(params)
-    parts = [step(params, batch) for batch in _batches(held, batch_size)]
+    count = len(next(iter(held.values())))
+    parts = [(step(params, batch), n) for batch, n in filled_batches(held, min(batch_size, count))]
     if not judged:
         fix = "cut what makes integers of the output (ArgMax, TopK) off the model"
         raise ConfigError("sensitivity needs an output of real numbers", where=model.graph.name, fix=fix)
-    count = len(next(iter(held.values())))
-    outputs = {t: np.concatenate([np.asarray(p[t], np.float64) for p in parts])[:count] for t in judged}
+    outputs = {t: np.concatenate([np.asarray(made[t], np.float64)[:n] for made, n in parts]) for t in judged}
     return Reference(held, outputs)
 
 
@@ -102,15 +103,6 @@ def _softmax_scores(node: Node, graph: Graph) -> str | None:
     exps = [m for t in node.inputs if (m := graph.producer.get(t)) is not None and m.op_type == "Exp"]
     inner = graph.producer.get(exps[0].inputs[0]) if exps else None
     return inner.inputs[0] if inner is not None and softmax_difference(inner, graph) else None
-
-
-def _batches(arrays: Mapping[str, np.ndarray], size: int) -> Iterable[dict[str, np.ndarray]]:
-    """Batches of one size; the last one is filled up with its last sample."""
-    count = len(next(iter(arrays.values())))
-    size = min(size, count)
-    for start in range(0, count, size):
-        places = np.minimum(np.arange(start, start + size), count - 1)
-        yield {t: a[places] for t, a in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -156,12 +148,12 @@ class WideEmulator:
         Yields:
           For every plan a list of batches, name -> codes int16 [batch, *shape]; the last batch may be filled up.
         """
-        k = self.plans_at_once
+        k, size = self.plans_at_once, min(batch_size, len(next(iter(inputs.values()))))
         for start in range(0, len(plans), k):
             chunk = [plans[min(start + j, len(plans) - 1)] for j in range(k)]
             params = jax.tree.map(lambda *leaves: np.stack(leaves), *(embed(*p) for p in chunk))
             params = jax.device_put(params)
-            made = [jax.tree.map(np.asarray, self._step(params, batch)) for batch in _batches(inputs, batch_size)]
+            made = [jax.tree.map(np.asarray, self._step(params, batch)) for batch, _ in filled_batches(inputs, size)]
             for j in range(min(k, len(plans) - start)):
                 yield [{t: codes[j] for t, codes in batch.items()} for batch in made]
 
