@@ -15,24 +15,39 @@ from knerex_jax.qat.config import QATConfig
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """What the samples of a batch are mixed with.
+
+    Attributes:
+      partners: [B], places of other samples.
+      shares: float32 [B], of the partner in the mixture, 0 to 1.
+    """
+
+    partners: np.ndarray
+    shares: np.ndarray
+
+    def of(self, batch: np.ndarray, array: np.ndarray) -> np.ndarray:
+        """The mixtures of a batch [B, ...] with samples of the array [N, ...] that it was taken from."""
+        share = self.shares.reshape(-1, *[1] * (batch.ndim - 1)).astype(batch.dtype)
+        return batch + (array[self.partners] - batch) * share
+
+
+@dataclass(frozen=True)
 class Drawn:
     """A batch.
 
     Attributes:
       places: [B], of the samples.
-      partners: [B], of the samples that they are mixed with; None without mixing.
-      shares: float32 [B], of the partner in the mixture, 0 to 1.
+      mixing: with others; None: they stay as they are.
     """
 
     places: np.ndarray
-    partners: np.ndarray | None = None
-    shares: np.ndarray | None = None
+    mixing: Mixing | None = None
 
     def of(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The batch of every input: [N, ...] -> [B, ...]."""
-        if self.partners is None or self.shares is None:
-            return {t: a[self.places] for t, a in inputs.items()}
-        return {t: _mixed(a[self.places], a[self.partners], self.shares) for t, a in inputs.items()}
+        batch = {t: a[self.places] for t, a in inputs.items()}
+        return batch if self.mixing is None else {t: self.mixing.of(a, inputs[t]) for t, a in batch.items()}
 
 
 @dataclass(frozen=True)
@@ -77,9 +92,4 @@ class Batches:
         generator = np.random.default_rng([self.seed, step, 1])
         partners = generator.choice(self.teaching, self.size)
         shares = generator.uniform(0, 1, self.size) * (generator.uniform(0, 1, self.size) < self.mixup)
-        return Drawn(places, partners, shares.astype(np.float32))
-
-
-def _mixed(one: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
-    part = share.reshape(-1, *[1] * (one.ndim - 1)).astype(one.dtype)
-    return one + (other - one) * part
+        return Drawn(places, Mixing(partners, shares.astype(np.float32)))

@@ -273,7 +273,7 @@ class _Run:
         drawn, labels = self.batches(step), self.labels
         inputs = drawn.of(self.inputs)
         inputs, labels = split((inputs, None if labels is None else labels[drawn.places]), self.mesh)
-        if self.objective.inner or drawn.partners is not None:
+        if self.objective.inner or drawn.mixing is not None:
             return Batch(inputs, self.teacher(inputs), labels)
         return Batch(inputs, split({t: v[drawn.places] for t, v in self.wanted.items()}, self.mesh), labels)
 

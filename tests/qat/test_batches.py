@@ -26,14 +26,14 @@ def test_an_epoch_teaches_every_sample_once_in_an_order_of_its_own():
     assert all(sorted(e) == TEACHING.tolist() for e in epochs)
     assert len({tuple(e) for e in epochs}) == 3
     np.testing.assert_array_equal(made(1).of(apart())["x"], apart()["x"][made(1).places])
-    assert made(0).partners is None
+    assert made(0).mixing is None
 
 
 def test_a_mixture_lies_between_its_two_samples_in_every_input():
     inputs, made = apart(), batches(apart(), mixup=1.0)
     for step in range(6):
         drawn = made(step)
-        one, other, share = drawn.places, drawn.partners, drawn.shares
+        one, other, share = drawn.places, drawn.mixing.partners, drawn.mixing.shares
         assert set(other) <= set(TEACHING) and ((share > 0) & (share < 1)).all()
         mixed = drawn.of(inputs)
         for t, a in inputs.items():
@@ -45,18 +45,18 @@ def test_a_mixture_lies_between_its_two_samples_in_every_input():
 def test_a_share_of_the_samples_stays_as_it_is():
     inputs, made = apart(), batches(apart(), mixup=0.5)
     steps = [made(k) for k in range(200)]
-    alone = np.concatenate([d.shares == 0 for d in steps])
+    alone = np.concatenate([d.mixing.shares == 0 for d in steps])
     assert 0.4 < alone.mean() < 0.6
     for d in steps[:20]:
-        kept = d.shares == 0
+        kept = d.mixing.shares == 0
         np.testing.assert_array_equal(d.of(inputs)["x"][kept], inputs["x"][d.places[kept]])
 
 
 def test_step_and_seed_alone_decide():
     one, again, other = (batches(apart(), mixup=0.7, seed=seed)(5) for seed in (3, 3, 4))
-    np.testing.assert_array_equal(one.shares, again.shares)
-    np.testing.assert_array_equal(one.partners, again.partners)
-    assert not np.array_equal(one.shares, other.shares)
+    np.testing.assert_array_equal(one.mixing.shares, again.mixing.shares)
+    np.testing.assert_array_equal(one.mixing.partners, again.mixing.partners)
+    assert not np.array_equal(one.mixing.shares, other.mixing.shares)
 
 
 def test_names_cannot_be_mixed():
