@@ -237,6 +237,7 @@ def _merge_scales(graph: Graph, axes: Mapping[str, int | None], facts: list[Cons
     counts = {t: channel_count(graph, t, a) for t, a in axes.items()}
     firsts = dict(zip(counts, np.concatenate([[0], np.cumsum(list(counts.values()))[:-1]]), strict=True))
     edges: list[np.ndarray] = []
+    layer = {fact.tensor for fact in facts if isinstance(fact, Layer)}
 
     def channels(t: str) -> np.ndarray:
         return np.arange(firsts[t], firsts[t] + counts[t])
@@ -245,7 +246,11 @@ def _merge_scales(graph: Graph, axes: Mapping[str, int | None], facts: list[Cons
         if isinstance(fact, Layer):
             edges.append(np.stack(np.broadcast_arrays(firsts[fact.tensor], channels(fact.tensor))))
         elif isinstance(fact, Same):
-            edges.extend(np.stack(np.broadcast_arrays(channels(t), channels(fact.output))) for t in fact.inputs)
+            for t in fact.inputs:
+                # Per layer, channels need not correspond: pooling over their axis leaves fewer of them.
+                pair = (t, fact.output)
+                ends = (firsts[x] for x in pair) if layer.issuperset(pair) else map(channels, pair)
+                edges.append(np.stack(np.broadcast_arrays(*map(np.atleast_1d, ends))))
         elif isinstance(fact, Moved):
             operand_first = np.array([firsts[t] for t in fact.inputs])
             edges.append(
