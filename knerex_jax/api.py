@@ -285,6 +285,10 @@ def _quantized(
         paths = write_stages(files, folder) | dumped | ({} if qat is None else {"metrics": folder / METRICS})
         if mixed is not None and (config.mixbw_debug or os.environ.get("MIXBW_DEBUG") == "True"):
             write_candidates(mixed.candidates, folder)
+    if qat is not None:
+        from knerex_jax.qat.checkpoint import discard
+
+        discard(folder)
     return PTQResult(
         paths=paths,
         snr_db=snr,

@@ -122,12 +122,17 @@ def config_text(config: PTQConfig, folder: Path, *, qat: Mapping[str, Any] | Non
         elif value is not None:
             plain = _plain(f.name, value, folder)
             (lost.append(f.name) if plain is None else table.__setitem__(f.name, plain))
+    in_python = {k: str(v).strip("<>") for k, v in (qat or {}).items() if str(v).startswith("<")}
     if qat is not None:
-        table[QAT_TABLE] = {k: v for k, v in qat.items() if v is not None and not str(v).startswith("<")}
+        table[QAT_TABLE] = {k: v for k, v in qat.items() if v is not None and k not in in_python}
     head = [
         f"# A run of knerex_jax {_version()}. Repeat it: knerex {'ptq' if qat is None else 'qat'} --config {RUN_FILE}",
         "# Relative paths start at the folder of this file; options of the command line come first.",
         *(_lost_line(name, getattr(config, name)) for name in lost),
+        *(
+            f"# {name} of the fine-tuning was given as a Python {kind}, which no file can hold: repeat it with run_qat."
+            for name, kind in in_python.items()
+        ),
     ]
     return "\n".join(head) + "\n\n" + tomli_w.dumps(table)
 

@@ -92,6 +92,7 @@ class TrainingCheckpoints:
         done = time.monotonic()
         self._next = done + _SHARE * (done - started)
 
-    def remove(self) -> None:
-        """The training is done."""
-        self.path.unlink(missing_ok=True)
+
+def discard(folder: Path) -> None:
+    """Removes the checkpoint of a training whose result has been written."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)

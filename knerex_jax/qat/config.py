@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
+
 from knerex_jax.errors import ConfigError
 from knerex_jax.quantize.config import known_options
 from knerex_jax.quantize.options import check_names, in_range
@@ -68,6 +70,15 @@ class QATConfig:
             in_range("train_devices", self.train_devices, 1, None)
         if self.labels is not None and self.loss is None:
             raise ConfigError("labels without a loss", where="labels", fix="give loss=, a function that reads them")
+        if self.labels is not None:
+            _check_labels(self.labels)
+        if self.loss is not None and (self.train_devices or 1) > 1:
+            fix = "leave train_devices out, or at 1"
+            raise ConfigError("a loss of your own sees the whole batch, on one device", where="train_devices", fix=fix)
+        own = 0.0 if self.loss is None else self.loss_weight
+        if not (self.distillation_weight or self.inner_weight or own):
+            fix = "give distillation_weight, inner_weight, or a loss a weight above 0"
+            raise ConfigError("nothing is taught: all weights of the loss are 0", where="QATConfig", fix=fix)
         if not (self.train_weights or self.train_biases or self.train_clips or self.train_scales):
             raise ConfigError("nothing is to be trained", where="QATConfig", fix="leave one of train_... at True")
 
@@ -87,6 +98,17 @@ class QATConfig:
             k: v if isinstance(v, str | int | float | bool | None) else f"<{type(v).__name__}>"
             for k, v in plain.items()
         }
+
+
+def _check_labels(labels: Any) -> None:
+    """Raises ConfigError where labels are no numbers, or not all of one shape."""
+    try:
+        kind = np.asarray(labels).dtype.kind
+    except ValueError:
+        kind = "O"
+    if kind not in "biuf":
+        fix = "give one number, or one array of numbers of the same shape, per sample"
+        raise ConfigError("labels have to be numbers", where="labels", fix=fix)
 
 
 def known_qat_options() -> list[str]:

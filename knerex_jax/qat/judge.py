@@ -60,14 +60,16 @@ class Judge:
         taps = tuple(self.reference)
         codes = emulator.codes(integers, self.inputs, taps=taps, batch_size=self.batch_size)
         made = {t: dequantize(planned.program, planned.constants, t, codes[t]) for t in taps}
-        noise = float(np.mean([noise_share(self.reference[t], made[t]) for t in self.objective.judged]))
+        counted = self.objective.counted
+        shares = [noise_share(counted(t, self.reference[t]), counted(t, made[t])) for t in self.objective.judged]
+        noise = float(np.mean(shares))
         config = self.objective.config
         if config.loss is None:
             return Judged(noise, noise)
         ours, wanted = (
             {t: jnp.asarray(_like(v[t], made[t])) for t in self.objective.real_outputs} for v in (made, self.reference)
         )
-        own = float(config.loss(ours, wanted, self.labels))
+        own = float(self.objective.own_loss(ours, wanted, self.labels))
         return Judged(noise, config.distillation_weight * noise + config.loss_weight * own)
 
 

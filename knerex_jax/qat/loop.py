@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from knerex_jax.artifacts.report import versions
+from knerex_jax.data import identity
 from knerex_jax.data.sources import stack_inputs
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.run import Emulator
@@ -76,6 +77,7 @@ def fine_tune(
     subject: Subject,
     *,
     labels: np.ndarray | None = None,
+    sigmoids: Collection[str] = (),
     folder: Path | None = None,
     batch_size: int = 16,
     progress: Callable[[int, int], None] | None = None,
@@ -88,12 +90,15 @@ def fine_tune(
       config: of the training.
       subject: what is trained; of `planned`, or of another plan of the same model and program.
       labels: one per sample, for the user's loss.
-      folder: where the checkpoint and the metrics are written; None writes none.
+      sigmoids: outputs that a sigmoid outside the model follows.
+      folder: where the checkpoint and the metrics are written; None writes none. The checkpoint stays: who has written
+        what the training made removes it.
       batch_size: samples per compiled step when judging.
       progress: called with (steps done, steps).
 
     Raises:
-      ConfigError: fewer than eight samples, or as many labels as samples are not given.
+      ConfigError: fewer than eight samples, as many labels as samples are not given, or a loss is no number.
+      HookError: the user's loss failed.
       PlanError: a shift is out of range; names the node.
     """
     count = len(next(iter(inputs.values())))
@@ -103,17 +108,19 @@ def fine_tune(
     if labels is not None and len(labels) != count:
         raise ConfigError(f"{len(labels)} labels for {count} samples", where="labels", fix="give one per sample")
     config = config.for_weights(min(planned.plan.weight_bits.values(), default=NARROW_BITS))
-    run = _Run.of(planned, inputs, config, subject, labels, batch_size)
-    checkpoints = None if folder is None else TrainingCheckpoints(folder / CHECKPOINT, run.key)
+    run = _Run.of(planned, inputs, Objective(subject, config, frozenset(sigmoids)), labels, batch_size)
+    key = None if folder is None else run.key
+    checkpoints = None if folder is None or key is None else TrainingCheckpoints(folder / CHECKPOINT, key)
     state = run.first()
     state = (checkpoints and checkpoints.load(state)) or state
     while state.step < config.steps and state.stale < config.patience:
         state = run.advance(state, progress)
-        if folder is not None and checkpoints is not None:
+        if checkpoints is not None:
             checkpoints.save(state)
+        if folder is not None:
             write_atomic(folder / METRICS, _csv(state.rows))
-    if checkpoints is not None:
-        checkpoints.remove()
+    if folder is not None:
+        write_atomic(folder / METRICS, _csv(state.rows))
     return run.result(state)
 
 
@@ -160,10 +167,10 @@ class _Run:
 
     @classmethod
     def of(
-        cls, given: Planned, inputs: Mapping[str, np.ndarray], config: QATConfig, subject: Subject,
-        labels: np.ndarray | None, batch_size: int,
+        cls, given: Planned, inputs: Mapping[str, np.ndarray], objective: Objective, labels: np.ndarray | None,
+        batch_size: int,
     ) -> "_Run":  # fmt: skip
-        objective = Objective(subject, config)
+        subject, config = objective.subject, objective.config
         if not objective.judged:
             fix = "cut what makes integers of the output (ArgMax, TopK) off the model"
             raise ConfigError("fine-tuning needs an output of real numbers", where=given.model.graph.name, fix=fix)
@@ -179,7 +186,8 @@ class _Run:
         kept = [t for t in objective.taps if t not in objective.inner]
         wanted = teacher.all(held, batch, kept)
         some = teacher.all({t: a[teaching[:batch]] for t, a in held.items()}, batch, objective.inner)
-        energy = {t: float(np.mean(_energies(wanted[t][teaching]))) or 1.0 for t in objective.judged}
+        counted = {t: objective.counted(t, wanted[t][teaching]) for t in objective.judged}
+        energy = {t: float(np.mean(_energies(v))) or 1.0 for t, v in counted.items()}
         energy |= {t: float(np.mean(_energies(v))) or 1.0 for t, v in some.items()}
         own = None if labels is None else np.asarray(labels)
         judge = Judge(
@@ -190,6 +198,9 @@ class _Run:
         engine, slopes = _Engine(subject, mesh), make_slopes(objective, energy, mesh)
         emulator, _ = engine.serve(given)
         before = judge(emulator, prepare(given.program, given.constants), given)
+        if not np.isfinite(before.loss):
+            fix = "correct the loss" if config.loss is not None else "calibrate with data that the model was made for"
+            raise ConfigError(f"the loss of the given plan is {before.loss}", where="fine-tuning", fix=fix)
         return cls(
             given, held, wanted, own, objective, judge, batches, optimizer, engine, teacher, slopes, mesh, before
         )
@@ -203,15 +214,19 @@ class _Run:
         return self.objective.subject
 
     @property
-    def key(self) -> str:
-        """All that decides the result."""
+    def key(self) -> str | None:
+        """All that decides the result; None where a loss of the user's cannot be told from another."""
+        loss = "" if self.config.loss is None else identity.of_function(self.config.loss)
+        if loss is None:
+            return None
         found = hashlib.sha256()
         start = jax.tree.leaves(self.subject.start)
         labels = () if self.labels is None else (self.labels,)
-        for array in (*self.inputs.values(), *labels, *start, *_arrays(self.given)):
+        for array in (*self.inputs.values(), *labels, *start, self.subject.classes.free, *_arrays(self.given)):
             found.update(np.ascontiguousarray(array).data)
         device = [jax.default_backend(), jax.devices()[0].device_kind, self.mesh.size]
-        return "\n".join(map(repr, [self.config.to_json(), versions(), device, found.hexdigest()]))
+        judged = sorted(self.objective.sigmoids)
+        return "\n".join(map(repr, [self.config.to_json(), loss, judged, versions(), device, found.hexdigest()]))
 
     def first(self) -> Progressed:
         """Before the first step."""
@@ -257,7 +272,7 @@ class _Run:
         """The best plan."""
         samples = len(self.batches.teaching), len(self.judge.inputs[next(iter(self.inputs))])
         best = min(state.rows, key=lambda r: (r["held_out_loss"], r["step"]))
-        if state.best_loss >= self.before.loss:
+        if not state.best_loss < self.before.loss:
             why = f"in {state.step} steps no plan was better on held-out samples"
             note = Note("fine-tuning", "trained weights and scales", "not applied", why)
             plan = replace(self.given.plan, notes=(*self.given.plan.notes, note))

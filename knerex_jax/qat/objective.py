@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from knerex_jax.data.functions import user_failure
+from knerex_jax.errors import ConfigError
 from knerex_jax.lowering.float import lower_float
 from knerex_jax.qat.config import QATConfig
 from knerex_jax.qat.subject import Subject
-from knerex_jax.refine.sensitivity import judged_tensors
+from knerex_jax.refine.noise import FLAT
+from knerex_jax.refine.sensitivity import judged_outputs, judged_tensors
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,12 @@ class Objective:
     Attributes:
       subject: what is trained.
       config: weights of the parts.
+      sigmoids: outputs that a sigmoid outside the model follows.
     """
 
     subject: Subject
     config: QATConfig
+    sigmoids: frozenset[str] = frozenset()
 
     @cached_property
     def judged(self) -> tuple[str, ...]:
@@ -76,15 +81,42 @@ class Objective:
           energy: tensor -> mean energy of one sample, so that every batch is judged alike.
           labels: of the samples, or None.
         """
-        noise = [_energy(made[t] - wanted[t]) / energy[t] for t in self.judged]
+        noise = [_energy(self.counted(t, made[t]) - self.counted(t, wanted[t])) / energy[t] for t in self.judged]
         loss = self.config.distillation_weight * jnp.mean(jnp.stack(noise))
         if self.inner:
             shares = [_energy(made[t] - wanted[t]) / energy[t] for t in self.inner]
             loss = loss + self.config.inner_weight * jnp.mean(jnp.stack(shares))
         if self.config.loss is not None:
             ours, theirs = ({t: _in_batch(v[t]) for t in self.real_outputs} for v in (made, wanted))
-            loss = loss + self.config.loss_weight * self.config.loss(ours, theirs, labels)
+            loss = loss + self.config.loss_weight * self.own_loss(ours, theirs, labels)
         return loss
+
+    def counted(self, tensor: str, x: Any) -> Any:
+        """What counts of a judged tensor's values: what is not cut where a sigmoid behind it is flat."""
+        return x.clip(-FLAT, FLAT) if tensor in self._flat else x
+
+    @cached_property
+    def _flat(self) -> frozenset[str]:
+        """Judged tensors that nothing but sigmoids outside the model see."""
+        held = judged_outputs(self.subject.base.model)
+        return frozenset(t for t, outputs in held.items() if self.sigmoids.issuperset(outputs))
+
+    def own_loss(self, ours: Mapping[str, Any], theirs: Mapping[str, Any], labels: Any) -> Any:
+        """The user's loss of a batch, a scalar.
+
+        Raises:
+          HookError: it failed; with the line.
+          ConfigError: it is no scalar.
+        """
+        assert self.config.loss is not None
+        try:
+            found = self.config.loss(ours, theirs, labels)
+        except Exception as e:  # whatever the user's code raises
+            raise user_failure(e, "loss") from e
+        if jnp.shape(found):
+            fix = "return the mean over the batch"
+            raise ConfigError(f"the loss has the shape {jnp.shape(found)}, not a number", where="loss", fix=fix)
+        return found
 
 
 def _energy(x: Array) -> Array:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from knerex_jax.flow import sigmoid_outputs
 from knerex_jax.graph.ir import Model
 from knerex_jax.ops import REGISTRY
 from knerex_jax.ops.opdef import OpDef
@@ -49,5 +50,6 @@ def tune_plan(
     labels = None if qat.labels is None else np.asarray(qat.labels)[: qat.train_samples]
     tell = None if progress is None else lambda done, total: progress(STAGE, done, total)
     return fine_tune(
-        planned, used, qat, subject, labels=labels, folder=folder, batch_size=config.batch_size, progress=tell
-    )
+        planned, used, qat, subject, labels=labels, sigmoids=sigmoid_outputs(config, model.graph.outputs),
+        folder=folder, batch_size=config.batch_size, progress=tell,
+    )  # fmt: skip

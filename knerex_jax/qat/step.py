@@ -53,16 +53,17 @@ SlopesFn = Callable[[Coded, Batch, Mapping[str, Array]], tuple[Array, Reals]]
 
 
 def training_mesh(config: QATConfig, batch: int) -> Mesh:
-    """The devices that share a batch.
+    """The devices that share a batch: one for a loss of the user's, which sees the whole batch.
 
     Raises:
       ConfigError: there are not so many, or they do not divide the batch.
     """
     there = len(jax.local_devices())
-    count = config.train_devices or max(d for d in range(1, there + 1) if batch % d == 0)
+    fit = 1 if config.loss is not None else max(d for d in range(1, there + 1) if batch % d == 0)
+    count = config.train_devices or fit
     found = first_devices(count, "train_devices")
     if batch % count:
-        fix = "choose a batch that the devices divide"
+        fix = "choose a batch that the devices divide, of no more samples than there are to teach"
         raise ConfigError(f"a batch of {batch} cannot be shared by {count} devices", where="train_batch", fix=fix)
     return Mesh(found, (AXIS,))
 

@@ -16,7 +16,7 @@ import pytest
 from tiny import tiny_data, tiny_onnx
 
 import knerex_jax as kx
-from knerex_jax.config_file import read_qat_options
+from knerex_jax.config_file import config_text, read_qat_options
 from knerex_jax.metrics import snr_db
 from knerex_jax.qat.checkpoint import CHECKPOINT
 from knerex_jax.qat.config import METRICS
@@ -244,3 +244,42 @@ def test_groups_that_are_not_trained_stay(result):
         pairs = zip(jax.tree.leaves(getattr(made, group)), jax.tree.leaves(getattr(subject.start, group)), strict=True)
         assert all((a == b).all() if stays else (a != b).all() for a, b in pairs), group
     assert METRICS == "qat.csv"
+
+
+def test_a_loss_that_is_no_number_is_an_error(folder):
+    with pytest.raises(kx.KnerexError, match="the loss of the given plan is nan"):
+        kx.run_qat(**options(folder, p_output=folder / "nan"), loss=lambda ours, theirs, labels: jnp.float32(np.nan))
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [
+        (lambda ours, theirs, labels: next(iter(ours.values())), "not a number"),
+        (lambda ours, theirs, labels: ours["nothing"], "KeyError: 'nothing'"),
+    ],
+)
+def test_losses_that_fail_say_where(folder, loss, text):
+    with pytest.raises(kx.KnerexError, match=text):
+        kx.run_qat(**options(folder, p_output=folder / "failing"), loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"distillation_weight": 0.0}, "nothing is taught"),
+        ({"distillation_weight": 0.0, "loss": abs, "loss_weight": 0.0}, "nothing is taught"),
+        ({"labels": ["a", "b"], "loss": abs}, "labels have to be numbers"),
+        ({"labels": [[1, 2], [3]], "loss": abs}, "labels have to be numbers"),
+        ({"train_devices": 2, "loss": abs}, "sees the whole batch"),
+    ],
+)
+def test_parts_that_do_not_go_together(given, text):
+    with pytest.raises(kx.ConfigError, match=text):
+        kx.QATConfig(**given)
+
+
+def test_the_run_file_names_what_it_cannot_hold(tmp_path):
+    qat = kx.QATConfig(loss=abs, labels=np.zeros(3))
+    text = config_text(kx.PTQConfig(), tmp_path, qat=qat.to_json())
+    assert "# loss of the fine-tuning was given as a Python builtin_function_or_method" in text
+    assert "# labels of the fine-tuning was given as a Python ndarray" in text
