@@ -1,6 +1,5 @@
 """`run_ptq`, which chains the stages of `flow`, and `run_qat`, which fine-tunes what they planned."""
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +44,7 @@ from knerex_jax.flow import (
     require,
     sigmoid_outputs,
 )
+from knerex_jax.graph.files import model_sha256
 from knerex_jax.graph.ir import Model
 from knerex_jax.improve import Candidate, choose_ranges, refine_best, searched_configs
 from knerex_jax.metrics import behind_sigmoids, snr_db
@@ -183,7 +183,7 @@ def _quantized(
     asked, clock = config, _Clock()
     with clock("read"):
         origin, decomposed = open_model(config, ops=ops)
-        digest = _sha256(path)
+        digest = model_sha256(path)
     with clock("calibrate"):
         searched = searched_configs(config)
         remembered = LEARN_SAMPLES if searched or config.learns or config.mode == 3 else SNR_SAMPLES
@@ -307,7 +307,7 @@ def _estimated(config: PTQConfig, path: Path, folder: Path, ops: Ops) -> PTQResu
     planned, found = subject.planned, evaluation_of(subject)
     assert planned is not None, "a float model was planned"
     report = with_score({
-        "format": FORMAT, "created": created(), "model": {"name": path.stem, "sha256": _sha256(path)},
+        "format": FORMAT, "created": created(), "model": {"name": path.stem, "sha256": model_sha256(path)},
         "requested": config.to_json(), "applied": config.applied(), "notes": [vars(n) for n in config.notes()],
         "performance": found.to_json(), **common_sections(config, subject.support, subject.program, found),
         "versions": versions(),
@@ -376,8 +376,3 @@ def _qdq(origin: Model, decomposed: Model) -> tuple[Note, ...]:
         return ()
     asked = f"{before - after} pairs of QuantizeLinear and DequantizeLinear"
     return (Note("model", asked, "their limits as Clip", "formats are chosen anew from the calibration data"),)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

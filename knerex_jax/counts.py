@@ -9,6 +9,7 @@ from knerex_jax.calibrate.measured import Measured
 from knerex_jax.errors import ConfigError
 from knerex_jax.files import clear_scratch, writable_folder
 from knerex_jax.flow import Ops, checkpoints_of, measure, observed_structure, open_calibration, open_model
+from knerex_jax.graph.files import model_sha256
 from knerex_jax.graph.ir import Model
 from knerex_jax.improve import searched_configs
 from knerex_jax.ops import REGISTRY
@@ -48,6 +49,7 @@ def count_data(
     checkpoints = checkpoints_of(path.parent, model, source, config, also=also, ops=ops, name=path.stem)
     tell = None if progress is None else lambda done: progress("calibrate", done, source.count)
     measured = measure(model, source, config, also=also, progress=tell, ops=ops, checkpoints=checkpoints)
+    measured = replace(measured, model=model_sha256(str(config.p_onnx)))
     if processes.index() == 0:
         measured.save(path)
     return measured
@@ -78,6 +80,9 @@ def read_counts(
     if set(measured.state.tensors) != set(observed) or measured.outputs != _shapes(model):
         fix = "count with the same model, platform and version"
         raise ConfigError("these counts are of another model or platform", where=str(where), fix=fix)
+    if measured.model and config.p_onnx is not None and measured.model != model_sha256(config.p_onnx):
+        fix = f"count with {config.p_onnx} as it now is"
+        raise ConfigError("these counts are of a model with other weights", where=str(where), fix=fix)
     return measured, [f"counts of {measured.state.samples} samples from {len(files)} files in place of np_txt"]
 
 

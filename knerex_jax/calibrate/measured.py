@@ -59,6 +59,7 @@ class Measured:
       leaving: observed tensor that leaves the model as it is, moved at most -> the outputs that hold it. These keep
         their exact range unless a sigmoid follows.
       notes: on the accuracy of the counts.
+      model: hash of the model's files (`graph.files.model_sha256`); empty where it is not known.
     """
 
     state: CalibrationState = field(repr=False)
@@ -66,6 +67,7 @@ class Measured:
     constants: frozenset[str] = frozenset()
     leaving: Mapping[str, frozenset[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    model: str = ""
 
     def merge(self, *others: "Measured") -> "Measured":
         """What was measured on all the data together; commutative and associative.
@@ -73,10 +75,13 @@ class Measured:
         Raises:
           ConfigError: these are not of one model and one kind of measurement.
         """
-        if any((m.outputs, m.constants, m.leaving) != (self.outputs, self.constants, self.leaving) for m in others):
+        models = {m.model for m in (self, *others)} - {""}
+        alike = all((m.outputs, m.constants, m.leaving) == (self.outputs, self.constants, self.leaving) for m in others)
+        if not alike or len(models) > 1:
             raise ConfigError("these are of different models", where="merge", fix="merge what one model gave")
         notes = tuple(sorted({note for m in (self, *others) for note in m.notes}))
-        return replace(self, state=self.state.merge(*(m.state for m in others)), notes=notes)
+        state = self.state.merge(*(m.state for m in others))
+        return replace(self, state=state, notes=notes, model=next(iter(models), ""))
 
     def save(self, path: str | Path) -> None:
         """Writes an `.npz`, whole or not at all.
@@ -86,7 +91,10 @@ class Measured:
         """
         meta, arrays = self.state.packed()
         leaving = {t: sorted(held) for t, held in self.leaving.items()}
-        own = {"outputs": self.outputs, "constants": sorted(self.constants), "leaving": leaving, "notes": self.notes}
+        own = {
+            "outputs": self.outputs, "constants": sorted(self.constants), "leaving": leaving, "notes": self.notes,
+            "model": self.model,
+        }  # fmt: skip
         write_npz(path, _KIND, {**meta, **own}, arrays)
 
     @classmethod
@@ -101,7 +109,8 @@ class Measured:
             outputs = {t: tuple(shape) for t, shape in meta["outputs"].items()}
             state = CalibrationState.unpacked(meta, arrays)
             leaving = {t: frozenset(held) for t, held in meta["leaving"].items()}
-            return cls(state, outputs, frozenset(meta["constants"]), leaving, tuple(meta["notes"]))
+            constants, notes, model = frozenset(meta["constants"]), tuple(meta["notes"]), meta.get("model", "")
+            return cls(state, outputs, constants, leaving, notes, model)
         except (KeyError, TypeError, AttributeError) as e:
             raise ArtifactError(f"incomplete: {e}", where=str(path), fix="measure and save again") from e
 

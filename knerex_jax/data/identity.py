@@ -56,7 +56,9 @@ def _parts(value: Any, seen: set[int]) -> Iterator[bytes]:
         yield f"{type(value).__name__} {value!r} ".encode()
     elif isinstance(value, ModuleType):
         yield f"module {value.__name__} ".encode()
-    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+    elif isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise _NotPlain
         yield f"array {value.dtype.str} {value.shape} ".encode()
         yield np.ascontiguousarray(value).tobytes()
     elif isinstance(value, tuple | list | frozenset | dict):

@@ -27,6 +27,7 @@ from knerex_jax.artifacts.report import versions
 from knerex_jax.config_file import PATHS, is_no_path, read_table, understood
 from knerex_jax.data import identity
 from knerex_jax.errors import ConfigError
+from knerex_jax.graph.files import model_files
 from knerex_jax.quantize.config import known_options
 from knerex_jax.quantize.options import check_names
 
@@ -134,12 +135,15 @@ def grouped(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 def _key(given: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Of what the file says, which does not depend on where the file lies, and of what the files it names hold."""
-    files = {name: _files(options.get(name)) for name in ("p_onnx", "np_txt")}
+    files = {name: _files(name, options.get(name)) for name in PATHS if name != "p_output"}
+    files["p_onnx"] = [held for path in files["p_onnx"] for held in model_files(path)]
     said = json.dumps(dict(given), default=repr, sort_keys=True)
     return hashlib.sha256(f"{said} {identity.of_files(files)} {versions()['knerex-jax']}".encode()).hexdigest()[:16]
 
 
-def _files(place: Any) -> list[Path]:
+def _files(name: str, place: Any) -> list[Path]:
     """The files behind a path: none where it is no path, or nothing is there (which the cell will say itself)."""
-    path = Path(str(place))
+    if not isinstance(place, str | Path) or is_no_path(name, str(place)):
+        return []
+    path = Path(place)
     return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []

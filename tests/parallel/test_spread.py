@@ -9,9 +9,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import onnx
 import pytest
 import spread_run
 from jax.sharding import AbstractMesh
+from onnx import numpy_helper
 from tiny import tiny_data, tiny_folder, tiny_onnx
 
 import knerex_jax as kx
@@ -124,6 +126,12 @@ def test_parts_counted_apart_make_the_files_of_the_whole(folder, whole, monkeypa
     assert merged.report["calibration_notes"] == ["counts of 21 samples from 2 files in place of np_txt"]
     with pytest.raises(kx.ConfigError, match="another model or platform"):
         kx.run_ptq(p_onnx=str(tiny_onnx(folder, "other.onnx", 5)), np_txt="data", counts="counts", p_output="none")
+    retrained = onnx.load(tiny_onnx(folder, "retrained.onnx"))
+    weight = next(t for t in retrained.graph.initializer if len(t.dims) == 4)
+    weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), weight.name))
+    onnx.save(retrained, "retrained.onnx")
+    with pytest.raises(kx.ConfigError, match="other weights"):
+        kx.run_ptq(**{**OPTIONS, "p_onnx": "retrained.onnx"}, counts="counts", p_output="none")
     (folder / "nothing").mkdir()
     with pytest.raises(kx.ConfigError, match="no count files"):
         kx.run_ptq(**OPTIONS, counts="nothing", p_output="none")

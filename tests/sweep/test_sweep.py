@@ -4,6 +4,7 @@ import csv
 import pickle
 from dataclasses import replace
 
+import onnx
 import pytest
 from tiny import tiny_npz, tiny_onnx, unsteady
 
@@ -138,6 +139,27 @@ def test_keys_do_not_depend_on_where_the_work_happens(folder, monkeypatch):
     here = [cell.key for cell in read_sweep(folder / "sweep.toml").cells]
     monkeypatch.chdir(folder)
     assert [cell.key for cell in read_sweep("sweep.toml").cells] == here
+
+
+def test_whatever_file_a_cell_names_decides_its_key(tmp_path):
+    model = onnx.load(tiny_onnx(tmp_path))
+    onnx.save(model, tmp_path / "tiny.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    tiny_npz(tmp_path / "d.npz", 8)
+    (tmp_path / "q.json").write_text("{}")
+    (tmp_path / "ip.json").write_text("{}")
+    base = 'p_onnx = "tiny.onnx"\nnp_txt = "d.npz"\nquan_config = "q.json"\nip_config = "ip.json"\n'
+    (tmp_path / "sweep.toml").write_text(f"[base]\n{base}[grid]\noutlier_factor = [1.0]\n")
+
+    def key():
+        return read_sweep(tmp_path / "sweep.toml").cells[0].key
+
+    keys = [key(), key()]
+    assert keys[0] == keys[1]
+    for name in ("weights", "d.npz", "q.json", "ip.json", "tiny.onnx"):
+        with (tmp_path / name).open("ab") as file:
+            file.write(b" ")
+        keys.append(key())
+    assert len(set(keys)) == 6
 
 
 def test_cases_change_together(folder):
