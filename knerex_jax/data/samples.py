@@ -36,11 +36,13 @@ class InputFit:
       name: of the model input.
       type: its type, batch axis included.
       layout: "NCHW" or "NHWC" states how image-like arrays (three axes) lie; None finds out.
+      as_is: whether arrays that fit both ways are taken as they are; else they are refused.
     """
 
     name: str
     type: TensorType
     layout: str | None = None
+    as_is: bool = False
 
     def __call__(self, array: Any, index: int) -> np.ndarray:
         """One sample, contiguous, of shape `sample_shape` and type `sample_dtype`.
@@ -70,7 +72,7 @@ class InputFit:
         plain = values[0] if values.ndim == len(wanted) + 1 and values.shape[0] == 1 else values
         straight = plain.shape == wanted
         turned = plain.ndim == len(wanted) == 3 and (plain.shape[2], *plain.shape[:2]) == wanted
-        if straight and turned and self.layout is None and plain.size > 1:
+        if straight and turned and self.layout is None and plain.size > 1 and not self.as_is:
             raise ConfigError(
                 f"arrays of shape {values.shape} fit the input both channel first and channel last",
                 where=self._place(index), fix='state the layout of your arrays: layout="NCHW" or layout="NHWC"',

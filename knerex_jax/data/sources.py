@@ -101,6 +101,7 @@ def open_source(
     *,
     layout: str | None = None,
     preprocess: Preprocess | str | Mapping[str, Preprocess | str] | None = None,
+    as_is: bool = False,
 ) -> Source:
     """Makes a source of whatever the user has.
 
@@ -114,13 +115,14 @@ def open_source(
       input_types: name -> type of every model input, batch axis included.
       layout: "NCHW" or "NHWC" states how image-like arrays lie; None finds out.
       preprocess: for folders of images: a `Preprocess`, a preset's name, or one per input.
+      as_is: whether arrays that fit both channel first and channel last are taken as they are, if no layout is stated.
 
     Raises:
       ModelError: missing or unknown input, different counts, no samples, files missing or unreadable.
       ConfigError: unknown layout, images without preprocessing, or data of a form that is not known.
     """
     check_layout(layout)
-    fits = {name: InputFit(name, type_, layout) for name, type_ in input_types.items()}
+    fits = {name: InputFit(name, type_, layout, as_is) for name, type_ in input_types.items()}
     if is_function_name(spec) and not Path(spec).exists():
         function = load_function(spec, where := f"np_txt={spec}")
         try:
@@ -147,10 +149,12 @@ def open_source(
 def stack_inputs(inputs: Mapping[str, Any], input_types: Mapping[str, TensorType]) -> Sample:
     """All samples at once: name -> [N, *sample shape], checked like calibration data.
 
+    What fits both channel first and channel last lies as the model has it: whoever calibrated had to say so.
+
     Raises:
       ModelError: an input is missing or unknown, counts differ, or a sample does not fit.
     """
-    source = open_source(dict(inputs), input_types)
+    source = open_source(dict(inputs), input_types, as_is=True)
     assert source.count is not None, "a dict states its number of samples"
     return next(source.batches(source.count, 1))
 

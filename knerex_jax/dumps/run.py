@@ -36,4 +36,7 @@ def dump_of_run(
         return {}
     count = min(config.dump_samples, len(held))
     first = [held[k] for k in sorted(held)[:count]]
-    return {"dump": dump(fixed, iter(first), path, samples=count, float_model=FloatModel(planned.model, ops), ops=ops)}
+    reference = FloatModel(planned.model, ops)
+    # Samples that were kept lie as the model has them.
+    made = dump(fixed, iter(first), path, samples=count, float_model=reference, layout="NCHW", ops=ops)
+    return {"dump": made}

@@ -4,6 +4,7 @@ import numpy as np
 
 from knerex_jax.graph.ir import Model, Node
 from knerex_jax.ops import REGISTRY
+from knerex_jax.ops.bind import op_of
 from knerex_jax.passes.base import GraphBuilder, Registry, rewrite
 
 
@@ -29,6 +30,36 @@ def constants_to_operands(b: GraphBuilder, node: Node) -> None:
 def _is_weight(node: Node, index: int, value: np.ndarray) -> bool:
     """Whether a matrix product takes the constant as the weights of a `mac`."""
     return node.op_type == "MatMul" and index == 1 and value.ndim >= 2 and all(n == 1 for n in value.shape[:-2])
+
+
+def quantize_weighted(model: Model, registry: Registry = REGISTRY) -> Model:
+    """Marks where real numbers that follow from integers alone (pictures of uint8) reach the first weights.
+
+    Before: y = Conv(x, w), x computed from integer inputs (Cast, Mul)
+    After:  y = Conv(Identity(x), w)
+
+    A weight by which one number at a time is multiplied (a table of frequencies times positions) makes no network.
+    """
+    exact = model.exact
+    builder = GraphBuilder(model, registry)
+    made: dict[str, str] = {}
+    for node in model.graph.nodes:
+        index = op_of(node, registry).weight
+        if index is None or node.op_type not in _NETWORK or node.inputs[0] not in exact:
+            continue
+        weight = builder.constant(node.inputs[index])
+        if weight is None or not model.graph.types[node.inputs[0]].real:
+            continue
+        if node.op_type in ("Gemm", "MatMul") and model.graph.shape(node.inputs[0])[-1] == 1:
+            continue
+        (x, *rest) = node.inputs
+        if x not in made:
+            made[x] = builder.beside(node, "Identity", x, name=f"{x}.codes")
+        builder.reconnect(node, [made[x], *rest])
+    return builder.model()
+
+
+_NETWORK = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def quantize_exact(model: Model, registry: Registry = REGISTRY) -> Model:

@@ -110,7 +110,7 @@ SPELL_OUT: tuple[Pass, ...] = (
 DECOMPOSE: tuple[Pass, ...] = (*CLEANUP, *LAYOUT, *FUSE, *AFFINE, *SPELL_OUT)
 """From the user's graph to the one that is quantized, again and again until nothing changes."""
 
-FINISH: tuple[Pass, ...] = (operands.constants_to_operands, operands.quantize_exact)
+FINISH: tuple[Pass, ...] = (operands.quantize_weighted, operands.constants_to_operands, operands.quantize_exact)
 """What the passes above would undo."""
 
 

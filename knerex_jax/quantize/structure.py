@@ -7,6 +7,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from knerex_jax.errors import ModelError
 from knerex_jax.graph.ir import Graph, Model, Node
 from knerex_jax.ops.bind import op_of
 from knerex_jax.ops.build import PlanView
@@ -110,7 +111,11 @@ def is_plain(node: Node, model: Model) -> bool:
 
 
 def analyse(model: Model, target: Target, registry: Mapping[str, OpDef]) -> Structure:
-    """States the constraint problem of a graph and merges the scales that have to be equal."""
+    """States the constraint problem of a graph and merges the scales that have to be equal.
+
+    Raises:
+      ModelError: no tensor gets codes.
+    """
     graph = model.graph
     fused = fuse_activations(model, registry)
     view = PlanView(model, target, registry, fused)
@@ -143,6 +148,9 @@ def analyse(model: Model, target: Target, registry: Mapping[str, OpDef]) -> Stru
         forced[node.name] = tuple(f.tensor for f in stated if isinstance(f, Layer) and f.tensor in node.inputs)
     facts.extend(Layer(t) for t in graph.outputs if t not in exact)
     tensors = tuple(view.axes)
+    if not tensors:
+        fix = "integers, and what follows from them without weights, are computed on the host; run this model there"
+        raise ModelError("there is nothing to quantize", where=f"model {graph.name}", fix=fix)
     return Structure(
         tensors=tensors,
         axes=dict(view.axes),
@@ -235,7 +243,7 @@ def _source_channels(fact: Moved, graph: Graph) -> np.ndarray:
 def _merge_scales(graph: Graph, axes: Mapping[str, int | None], facts: list[Constraint]) -> dict[str, np.ndarray]:
     """Numbers the scale classes: connected components of 'these two channels share a scale'."""
     counts = {t: channel_count(graph, t, a) for t, a in axes.items()}
-    firsts = dict(zip(counts, np.concatenate([[0], np.cumsum(list(counts.values()))[:-1]]), strict=True))
+    firsts = dict(zip(counts, np.cumsum([0, *counts.values()])[:-1], strict=True))
     edges: list[np.ndarray] = []
     layer = {fact.tensor for fact in facts if isinstance(fact, Layer)}
 

@@ -144,6 +144,7 @@ def test_layout():
     with pytest.raises(ConfigError, match=r'layout="NCHW" or layout="NHWC"'):
         next(open_source({"x": cubes}, types).batches(2))
     np.testing.assert_array_equal(next(open_source({"x": cubes}, types, layout="NCHW").batches(2))["x"], cubes)
+    np.testing.assert_array_equal(stack_inputs({"x": cubes}, types)["x"], cubes)
     turned = next(open_source({"x": cubes}, types, layout="NHWC").batches(2))["x"]
     np.testing.assert_array_equal(turned, cubes.transpose(0, 3, 1, 2))
     with pytest.raises(ModelError, match="does not fit"):

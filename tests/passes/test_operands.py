@@ -29,9 +29,29 @@ REWRITTEN = [
         "(float[4,5] x) => (float[3,5] y) <float[3,4] c> { y = MatMul(c, x) }",
         "Identity MatMul",
     ),
+    (
+        operands.quantize_weighted,  # a picture of bytes: two convolutions read the same codes
+        "(uint8[1,3,8,8] x) => (float[1,2,8,8] y, float[1,2,6,6] z) <float[2,3,1,1] w, float[2,3,3,3] v> "
+        "{ f = Cast<to=1>(x) y = Conv(f, w) z = Conv(f, v) }",
+        "Cast Identity Conv Conv",
+    ),
+    (
+        operands.quantize_weighted,
+        "(int64[1,4] x) => (float[1,5] y) <float[4,5] w> { f = Cast<to=1>(x) y = MatMul(f, w) }",
+        "Cast Identity MatMul",
+    ),
 ]
 
 LEFT = [
+    (
+        operands.quantize_weighted,  # frequencies times positions: no sum
+        "(int64[1,4,1] x) => (float[1,4,5] y) <float[1,5] w> { f = Cast<to=1>(x) y = MatMul(f, w) }",
+    ),
+    (
+        operands.quantize_weighted,  # a mask from a mask
+        "(int64[1,4] x) => (float[1,4] y) <float[1,4] c> { f = Cast<to=1>(x) y = Sub(f, c) }",
+    ),
+    (operands.quantize_weighted, "(float[1,4] x) => (float[1,5] y) <float[4,5] w> { y = MatMul(x, w) }"),
     (operands.constants_to_operands, "(float[3,4] x) => (float[3,5] y) <float[4,5] c> { y = MatMul(x, c) }"),
     (operands.constants_to_operands, "(float[2,3,4] x) => (float[2,3,5] y) <float[1,4,5] c> { y = MatMul(x, c) }"),
     (operands.constants_to_operands, "(int64[3] x) => (int64[3] y) <int64[3] c = {1, 2, 3}> { y = Add(x, c) }"),
