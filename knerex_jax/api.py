@@ -22,6 +22,7 @@ from knerex_jax.data.remembered import read_missing, remember
 from knerex_jax.deliver import (
     compile_or_note,
     compiled_row,
+    data_notes,
     export_or_note,
     match_for_mode,
     match_notes,
@@ -252,7 +253,8 @@ def _quantized(
         evaluation = compiled and evaluation_of(subject_of_compiled(path.stem, compiled.program, config, planned.model))
     with clock("export"):
         exports = export_or_note(bie, planned, samples, codes, ops)
-        notes = (*exports.notes, *match_notes(config, source, len(kept)), *dump_notes(config, len(kept)))
+        notes = (*exports.notes, *data_notes(config), *match_notes(config, source, len(kept)))
+        notes = (*notes, *dump_notes(config, len(kept)))
         planned = replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, *notes)))
     with clock("match"):
         match = npu and match_for_mode(fixed, npu, config, held, codes, source, progress)

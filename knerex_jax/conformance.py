@@ -11,6 +11,7 @@ from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 
 from knerex_jax.onnx_backend import KnerexBackend, KnerexRep
+from knerex_jax.ops.host import RANDOM
 
 _PLAIN = frozenset(
     getattr(onnx.TensorProto, name)
@@ -19,10 +20,6 @@ _PLAIN = frozenset(
         "FLOAT16", "FLOAT", "DOUBLE", "COMPLEX64", "COMPLEX128",
     )
 )  # fmt: skip
-
-_RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
 
 _KINDS = {
     "NodeModel": "node",
@@ -90,7 +87,7 @@ def outside(model: onnx.ModelProto) -> str | None:
             return "control flow by subgraphs"
         if node.domain == "ai.onnx.preview.training":
             return "training"
-        if node.op_type in _RANDOM:
+        if node.op_type in RANDOM:
             return "random values"
     return None
 

@@ -10,6 +10,7 @@ import onnx
 
 from knerex_jax.artifacts.bie import Bie, load_bie
 from knerex_jax.compiler.build import Compiled
+from knerex_jax.data.files import holds_images
 from knerex_jax.data.sources import Source
 from knerex_jax.errors import CompileError, UnsupportedOpError
 from knerex_jax.export.integer import integer_onnx
@@ -154,6 +155,15 @@ def match_notes(config: PTQConfig, source: Source, held: int) -> tuple[Note, ...
     if config.mode < 3 or source.rereadable:
         return ()
     return (Note("mode", "3, all images", f"the first {held}", "the calibration data can be read only once"),)
+
+
+def data_notes(config: PTQConfig) -> tuple[Note, ...]:
+    """What of the settings the calibration data have no use for."""
+    if config.preprocess is None or holds_images(config.np_txt):
+        return ()
+    asked = config.preprocess if isinstance(config.preprocess, str) else type(config.preprocess).__name__
+    why = "only images in a folder are preprocessed, arrays are taken as they are"
+    return (Note("preprocess", asked, "unused", why),)
 
 
 def with_probe(bie: Bie, fixed: FixedModel, npu: NpuModel | None) -> Bie:

@@ -86,6 +86,7 @@ def print_result(console: Console, result: PTQResult, scores: Mapping[str, str])
 def print_verdict(console: Console, verdict: Verdict) -> None:
     """Equal or not, what was compared, and what was left out."""
     said = "equal" if verdict.equal else f"[bold red]different[/]: {', '.join(verdict.differing)}"
+    said = said if verdict.tensors else "[bold]nothing to compare[/], all outputs are left out"
     console.print(f"{verdict.model}: {verdict.executor} here and the file's hashes of the probe: {said}")
     console.print(f"  compared: {', '.join(verdict.tensors) or 'nothing'}", highlight=False)
     if verdict.where:

@@ -61,3 +61,19 @@ def test_a_stated_layout_holds_for_the_whole_run(tmp_path):
     turned = kx.run_ptq(**options, np_txt=last, p_output=tmp_path / "last", layout="NHWC")
     assert straight.bit_true_match and straight.snr_db == turned.snr_db
     assert straight.paths["bie"].read_bytes() == turned.paths["bie"].read_bytes()
+
+
+def test_preprocessing_that_nothing_reads_is_noted(tmp_path):
+    path, data = cube(tmp_path), samples(Net({"x": (1, 5, 5, 5)}).model("x"), 8)
+    options = {"p_onnx": path, "np_txt": data, "layout": "NCHW", "mode": 1, "p_output": tmp_path / "out"}
+    (note,) = [n for n in kx.run_ptq(**options, preprocess="yolo").plan.notes if n.where == "preprocess"]
+    assert (note.requested, note.applied) == ("yolo", "unused")
+    assert not [n for n in kx.run_ptq(**options).plan.notes if n.where == "preprocess"]
+
+
+def test_numbers_that_are_drawn_are_refused(tmp_path):
+    onnx.save(
+        proto_of("(float[1,4] x) => (float[1,4] y) { r = RandomNormalLike(x) y = Add(x, r) }"), tmp_path / "m.onnx"
+    )
+    with pytest.raises(kx.UnsupportedOpError, match="other numbers every time"):
+        kx.run_ptq(p_onnx=tmp_path / "m.onnx", np_txt={"x": np.ones((8, 4))}, p_output=tmp_path / "out")

@@ -168,6 +168,13 @@ def is_image_folder(files: Sequence[Path]) -> bool:
     return files[0].suffix.lower() != ".npy"
 
 
+def holds_images(place: Any) -> bool:
+    """Whether this is the path of a folder with images somewhere in it."""
+    if not isinstance(place, str | Path) or not Path(place).expanduser().is_dir():
+        return False
+    return any(f.suffix.lower() in IMAGE_SUFFIXES for f in _below(Path(place).expanduser()))
+
+
 def _parts(folder: Path, file: Path) -> list[str]:
     return re.split(r"(\d+)", file.relative_to(folder).as_posix())
 

@@ -18,6 +18,11 @@ from knerex_jax.graph.write import to_proto
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.island import evaluator, single_node
 
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+"""Operators without a result of their own: no two runs agree."""
+
 _DECIDING = 4096  # elements; larger constants never decide about a shape
 
 

@@ -11,6 +11,7 @@ from knerex_jax.graph.ir import Graph, Model, Node, TensorType
 from knerex_jax.graph.write import to_proto
 from knerex_jax.ops.bind import unbind
 from knerex_jax.ops.build import Built, ProgramView
+from knerex_jax.ops.host import RANDOM
 from knerex_jax.ops.opdef import OpDef
 from knerex_jax.program.island import evaluate, routine_digest
 from knerex_jax.program.primitives import Island
@@ -56,8 +57,12 @@ def host_call(node: Node, model: Model, registry: Mapping[str, OpDef]) -> HostCa
     """The call of a node, tried out once.
 
     Raises:
-      UnsupportedOpError: ONNX has no reference implementation of the operator, or it does not run on these operands.
+      UnsupportedOpError: ONNX has no reference implementation of the operator, it does not run on these operands, or it
+        draws numbers.
     """
+    if node.op_type in RANDOM and not node.domain:
+        fix = "replace it by a constant, or by an input of the model"
+        raise UnsupportedOpError(f"{node.op_type} gives other numbers every time", where=f"node {node.name}", fix=fix)
     types, constants = model.graph.types, model.constants
     alone = Model(
         Graph(node.name, tuple(t for t in node.inputs if t and t not in constants), node.outputs, (node,), dict(types)),

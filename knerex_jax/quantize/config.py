@@ -75,7 +75,7 @@ class PTQConfig:
     )
     const_in_bitwidth_mode: str | None = _option(None, "constant operands: int8 or int16; default int16, on 520 int8")
     counts: str | Path | None = _option(
-        None, "count file, or folder of those of all parts (knerex count), instead of calibrating on np_txt"
+        None, "count file, or folder of those of all parts (knerex count): np_txt is not calibrated on, only compared"
     )
     input_shape: Mapping[str, tuple[int, ...]] | None = _option(None, "shapes of dynamic inputs, name -> shape")
     layout: str | None = _option(None, "layout of the calibration arrays where it is ambiguous: NCHW or NHWC")
@@ -349,6 +349,10 @@ class PTQConfig:
         for name in ("max_ms", "max_mb"):
             if getattr(self, name) is not None and not self.ranked:
                 found.append(Note(name, f"{getattr(self, name):g}", "unused", "only mixbw has a budget"))
+        if self.flops_ratio != type(self).flops_ratio and not self.ranked:
+            found.append(Note("flops_ratio", f"{self.flops_ratio:g}", "unused", "only mixbw has a budget"))
+        if self.mixbw_debug and not self.ranked:
+            found.append(Note("mixbw_debug", "True", "unused", "only mixbw tries candidates"))
         if self.sigmoid_outputs and self.quantize_mode != "post_sigmoid":
             why = "only quantize_mode post_sigmoid reads it"
             found.append(Note("sigmoid_outputs", ", ".join(self.sigmoid_outputs), "unused", why))

@@ -112,7 +112,9 @@ def _cases(table: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
     for number, case in enumerate(cases):
         check_names(case, known_options(), where=f"{path}, [[case]] number {number + 1}")
         if set(case) != set(cases[0]):
-            fix = f"give {', '.join(cases[0])} in each"
+            first, this = (", ".join(sorted(set(a) - set(b))) for a, b in ((cases[0], case), (case, cases[0])))
+            told = [f"{names} of number {k}" for names, k in ((first, 1), (this, number + 1)) if names]
+            fix = f"give {' and '.join(told)} in each"
             raise ConfigError("the cases do not state the same options", where=f"{path}, [[case]]", fix=fix)
     return cases
 

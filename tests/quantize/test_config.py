@@ -88,6 +88,11 @@ def test_unused_knobs_are_noted():
     notes = PTQConfig(outlier_factor=1.5).notes()
     assert {n.where: n.applied for n in notes} == {"outlier_factor": "unused"}
     assert {n.where: n.applied for n in PTQConfig(sigmoid_outputs="a, b").notes()} == {"sigmoid_outputs": "unused"}
+    notes = PTQConfig(flops_ratio=0.7, mixbw_debug=True).notes()
+    assert {n.where: n.applied for n in notes} == {"flops_ratio": "unused", "mixbw_debug": "unused"}
+    ranked = {"datapath_bitwidth_mode": "mixbw", "weight_bitwidth_mode": "int16"}
+    named = {n.where for n in PTQConfig(**ranked, flops_ratio=0.7, mixbw_debug=True).notes()}
+    assert named.isdisjoint({"flops_ratio", "mixbw_debug"})
     assert PTQConfig(mode=1).notes() == ()
     assert PTQConfig(mode=1, devices=2, sigmoid_outputs=["a"], quantize_mode="post_sigmoid").notes() == ()
     for options in ({"mode": 0}, {"counts": "counts.npz"}):

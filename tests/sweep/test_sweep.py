@@ -173,5 +173,6 @@ def test_cases_change_together(folder):
         ("tiny.onnx", "520", 1.0), ("tiny.onnx", "520", 2.0), ("other.onnx", "720", 1.0), ("other.onnx", "720", 2.0),
     ]  # fmt: skip
     path.write_text('[[case]]\nplatform = "520"\n[[case]]\nlayout = "NCHW"\n')
-    with pytest.raises(kx.ConfigError, match="same options"):
+    with pytest.raises(kx.ConfigError, match="same options") as told:
         read_sweep(path)
+    assert told.value.fix == "give platform of number 1 and layout of number 2 in each"
