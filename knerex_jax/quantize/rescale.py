@@ -104,7 +104,9 @@ def insert_slots(model: Model, slots: Slots, axes: Mapping[str, int | None]) -> 
             types[source] = types[t]
             copies[source] = t
             nodes = {k: _renamed(n, t, source) for k, n in nodes.items()}
-        maker = next(n for n in nodes.values() if source in n.outputs)
+        maker = next((n for n in nodes.values() if source in n.outputs), None)
+        # Behind an input of the model a slot stands for what reads it.
+        origin, wide = (nodes[readers[0]].origin, False) if maker is None else (maker.origin, maker.wide)
         axes[result] = axes[t]
         shape, axis = types[t].shape, 1 if axes[t] is None else axes[t]
         flat = shape if axis == 1 else (int(np.prod(shape[:axis])), *shape[axis:])
@@ -115,7 +117,7 @@ def insert_slots(model: Model, slots: Slots, axes: Mapping[str, int | None]) -> 
             steps.insert(0, Node(f"{stem}/in", "Reshape", (source,), (inner,), ReshapeAttrs(flat)))
             steps.append(Node(f"{stem}/out", "Reshape", (outer,), (result,), ReshapeAttrs(shape)))
         for step in steps:
-            nodes[step.name] = replace(step, origin=maker.origin, wide=maker.wide and result != t)
+            nodes[step.name] = replace(step, origin=origin, wide=wide and result != t)
             types[step.outputs[0]] = replace(types[t], shape=shape if step.outputs[0] == result else flat)
         if outer != t:
             copies[outer] = t

@@ -238,15 +238,18 @@ def _products(structure: Structure, scale: np.ndarray, reference: np.ndarray) ->
     """Imposes the scale of every product.
 
     Raises:
-      ScaleClash: another tensor imposes a scale on the same class.
+      ScaleClash: another tensor imposes a scale on the same class, or it is that of an operand.
     """
     imposed: dict[int, str] = {}
+
+    def product(classes: np.ndarray, *operands: str) -> np.ndarray:
+        a, b = (structure.classes[t][:1] if t in structure.layer else structure.classes[t] for t in operands)
+        # One float32 rounding, as for every scale.
+        return np.broadcast_to(np.float32(scale[a].astype(np.float64) * scale[b]), classes.shape)
+
     for y, a, b in structure.products:
         classes = structure.classes[y]
-        operands = [structure.classes[t][:1] if t in structure.layer else structure.classes[t] for t in (a, b)]
-        # One float32 rounding, as for every scale.
-        value = np.float32(scale[operands[0]].astype(np.float64) * scale[operands[1]])
-        value = np.broadcast_to(value, classes.shape)
+        value = product(classes, a, b)
         for c in np.unique(classes):
             same = value[classes == c]
             earlier = imposed.get(int(c))
@@ -254,6 +257,11 @@ def _products(structure: Structure, scale: np.ndarray, reference: np.ndarray) ->
                 raise ScaleClash(y)
             imposed[int(c)] = y
             scale[c], reference[c] = same[0], -1
+    for y, a, b in structure.products:
+        # What was imposed may be the scale of an operand, too: x * x beside x in a Concat.
+        classes = structure.classes[y]
+        if (scale[classes] != product(classes, a, b)).any():
+            raise ScaleClash(y)
     return scale, reference
 
 

@@ -175,3 +175,33 @@ def test_two_clashes_whose_names_begin_alike():
     model = net.model(first, second)
     planned = plan(model, samples(model, 8), "720")
     assert set(planned.slots) == {(first, ()), (second, ())}
+
+
+@pytest.mark.parametrize("platform", ["520", "720"])
+def test_an_input_of_the_model_may_need_a_slot(platform):
+    """The product's scale is that of the input times the gate's; on 520 the sum asks both for one."""
+    net = Net({"x": (1, 4, 6, 6)}, seed=3)
+    gate = net.add("Sigmoid", net.add("GlobalAveragePool", "x"))
+    model = net.model(net.add("Add", net.add("Mul", "x", gate), "x"))
+    inputs = samples(model, 8)
+    planned = plan(model, inputs, platform, policy=EVERY_CHANNEL)
+    assert bool(planned.slots) == (platform == "520")
+    assert oracle_mismatches(planned, fixed_model(planned), inputs) == []
+    (y,) = model.graph.outputs
+    assert snr_db(float_values(model, inputs, (y,))[y], fixed_model(planned).run(inputs)[y]) > 25
+
+
+@pytest.mark.parametrize(("platform", "width"), [("520", "int8"), ("720", "int8"), ("720", "int16")])
+def test_a_product_beside_its_own_operand(platform, width):
+    """One scale for all of a Concat, and for the square of it: the scale of a product is not that of its operand."""
+    net = Net({"x": (1, 4, 6, 6)}, seed=5)
+    square = net.add("Mul", "x", "x")
+    model = net.model(net.add("Concat", square, "x", axis=1))
+    inputs = samples(model, 8)
+    planned = plan(model, inputs, platform, width)
+    formats = planned.plan.formats
+    np.testing.assert_array_equal(formats[square].scale, np.float32(formats["x"].scale.astype(np.float64) ** 2))
+    assert oracle_mismatches(planned, fixed_model(planned), inputs) == []
+    (y,) = model.graph.outputs
+    snr = snr_db(float_values(model, inputs, (y,))[y], fixed_model(planned).run(inputs)[y])
+    assert snr > (24 if width == "int8" else 55)
