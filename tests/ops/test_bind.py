@@ -4,8 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnx.parser
+import onnxruntime
 import pytest
+from onnx_text import proto_of
 
+import knerex_jax as kx
 from knerex_jax.errors import ModelError, UnsupportedOpError
 from knerex_jax.graph.ir import Graph, Model, Node, TensorType
 from knerex_jax.graph.read import read_proto
@@ -176,3 +179,19 @@ def test_gaps_between_inputs_stay():
     assert model.graph.nodes[0].inputs == ("x", "", "z") and model.graph.nodes[0].attrs == Attrs((2,))
     again = unbind(model, {"Gap": op}).graph.nodes[0]
     assert again.inputs[0::2] == ("x", "z") and again.inputs[1]
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pools_whose_last_window_would_begin_in_the_padding(op, tmp_path):
+    """ONNX infers a place too many below opset 22; ONNX Runtime and we do not make it."""
+    attrs = "<kernel_shape=[2,2], strides=[2,2], pads=[1,1,1,1], ceil_mode=1>"
+    text = f"(float[1,3,5,5] x) => (float[1,3,a,b] y) {{ m = {op} {attrs}(x) y = Relu(m) }}"
+    onnx.save(proto_of(text, opset=19), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 5)).astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", options, providers=["CPUExecutionProvider"])
+    wanted = np.concatenate([session.run(None, {"x": one[None]})[0] for one in x])
+    found = kx.FloatModel.load(tmp_path / "m.onnx").run({"x": x})["y"]
+    assert found.shape == (2, 3, 3, 3)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
