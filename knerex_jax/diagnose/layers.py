@@ -13,9 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from knerex_jax.data.batches import filled_batches
-from knerex_jax.data.sources import stack_inputs
-from knerex_jax.diagnose.measure import TensorSums
+from knerex_jax.diagnose.measure import TensorSums, first_samples
 from knerex_jax.emulator.fixed import quantize_input, run_instruction
 from knerex_jax.emulator.prepare import prepare
 from knerex_jax.emulator.stream import quick_options
@@ -81,10 +79,7 @@ def trace_layers(
     program, wanted = planned.program, limits or {}
     step = _step(planned, registry)
     found: dict[str, Layer] = {}
-    graph = planned.model.graph
-    shapes = {t: graph.shape(t) for t in graph.inputs}
-    used = {t: v[:samples] for t, v in stack_inputs(inputs, {t: graph.types[t] for t in graph.inputs}).items()}
-    for batch, count in filled_batches(used, min(batch_size, len(next(iter(used.values())))), shapes):
+    for batch, count in first_samples(planned, inputs, samples, batch_size):
         values, codes, alone = step(batch)
         for t in codes:
             real = _real(codes[t][:count], program, planned.constants, t)

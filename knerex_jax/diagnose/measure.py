@@ -104,7 +104,8 @@ def measure(
     freeze, trace = _freezer(frozen), _tracer(frozen, Gates.filled(planned, 1), outputs)
     batches = [
         (batch, mask, _signs(planned, len(mask), probes, (seed, number)))
-        for number, (batch, mask) in enumerate(_batches(planned, inputs, samples, batch_size))
+        for number, (batch, count) in enumerate(first_samples(planned, inputs, samples, batch_size))
+        for mask in ((np.arange(len(next(iter(batch.values())))) < count).astype(np.float32),)
     ]
     tensors: dict[str, TensorSums] = {}
     traced = []
@@ -150,16 +151,15 @@ def _double(value: Array) -> np.ndarray:
     return np.asarray(value, np.float64)
 
 
-def _batches(
+def first_samples(
     planned: Planned, inputs: Mapping[str, Any], samples: int, batch_size: int
-) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Batches of one size, the last one filled up, each with a mask of the samples that count, float32 [B]."""
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """The first samples in batches of one size, the last one filled up, each with how many of its samples count."""
     graph = planned.model.graph
     stacked = stack_inputs(inputs, {t: graph.types[t] for t in graph.inputs})
     used = {t: v[:samples] for t, v in stacked.items()}
     size = min(batch_size, len(next(iter(used.values()))))
-    for batch, count in filled_batches(used, size, {t: graph.shape(t) for t in used}):
-        yield batch, (np.arange(size) < count).astype(np.float32)
+    return filled_batches(used, size, {t: graph.shape(t) for t in used})
 
 
 # Forwards: float, fixed, alone

@@ -248,17 +248,15 @@ def _merge_scales(graph: Graph, axes: Mapping[str, int | None], facts: list[Cons
     layer = {fact.tensor for fact in facts if isinstance(fact, Layer)}
 
     def channels(t: str) -> np.ndarray:
-        return np.arange(firsts[t], firsts[t] + counts[t])
+        # Per layer the first one stands for all, however many there are and wherever they run.
+        return np.arange(firsts[t], firsts[t] + (1 if t in layer else counts[t]))
 
     for fact in facts:
         if isinstance(fact, Layer):
-            edges.append(np.stack(np.broadcast_arrays(firsts[fact.tensor], channels(fact.tensor))))
+            first, count = firsts[fact.tensor], counts[fact.tensor]
+            edges.append(np.stack(np.broadcast_arrays(first, np.arange(first, first + count))))
         elif isinstance(fact, Same):
-            for t in fact.inputs:
-                # Per layer, channels need not correspond: pooling over their axis leaves fewer of them.
-                pair = (t, fact.output)
-                ends = (firsts[x] for x in pair) if layer.issuperset(pair) else map(channels, pair)
-                edges.append(np.stack(np.broadcast_arrays(*map(np.atleast_1d, ends))))
+            edges.extend(np.stack(np.broadcast_arrays(channels(t), channels(fact.output))) for t in fact.inputs)
         elif isinstance(fact, Moved):
             operand_first = np.array([firsts[t] for t in fact.inputs])
             edges.append(

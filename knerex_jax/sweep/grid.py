@@ -18,8 +18,9 @@ np_txt = "other/"
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,11 @@ def read_sweep(path: str | Path) -> Sweep:
     if not grid and len(cases) < 2:
         fix = "write options with lists of values under [grid]"
         raise ConfigError("there is nothing to sweep", where=str(path), fix=fix)
-    cells = []
+    cells, parts = [], cache(model_files)
     for case, values in itertools.product(cases, itertools.product(*grid.values())):
         setting = {**case, **dict(zip(grid, values, strict=True))}
         options = _anywhere(understood({**base, **setting}, path.parent, where=str(path)))
-        cells.append(Cell(setting, options, _key({**base, **setting}, options)))
+        cells.append(Cell(setting, options, _key({**base, **setting}, options, parts)))
     return Sweep(tuple(cells), tuple(dict.fromkeys(name for cell in cells for name in cell.setting)), path.parent / out)
 
 
@@ -135,10 +136,10 @@ def grouped(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def _key(given: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def _key(given: Mapping[str, Any], options: Mapping[str, Any], parts: Callable[[Path], Iterable[Path]]) -> str:
     """Of what the file says, which does not depend on where the file lies, and of what the files it names hold."""
     files = {name: _files(name, options.get(name)) for name in PATHS if name != "p_output"}
-    files["p_onnx"] = [held for path in files["p_onnx"] for held in model_files(path)]
+    files["p_onnx"] = [held for path in files["p_onnx"] for held in parts(path)]
     said = json.dumps(dict(given), default=repr, sort_keys=True)
     return hashlib.sha256(f"{said} {identity.of_files(files)} {versions()['knerex-jax']}".encode()).hexdigest()[:16]
 
