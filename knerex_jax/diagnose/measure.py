@@ -1,6 +1,6 @@
 """Runs a plan in float, in integers, instruction by instruction, and backwards; keeps sums instead of tensors."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,8 +104,7 @@ def measure(
     freeze, trace = _freezer(frozen), _tracer(frozen, Gates.filled(planned, 1), outputs)
     batches = [
         (batch, mask, _signs(planned, len(mask), probes, (seed, number)))
-        for number, (batch, count) in enumerate(first_samples(planned, inputs, samples, batch_size))
-        for mask in ((np.arange(len(next(iter(batch.values())))) < count).astype(np.float32),)
+        for number, (batch, mask) in enumerate(_masked(first_samples(planned, inputs, samples, batch_size)))
     ]
     tensors: dict[str, TensorSums] = {}
     traced = []
@@ -160,6 +159,14 @@ def first_samples(
     used = {t: v[:samples] for t, v in stacked.items()}
     size = min(batch_size, len(next(iter(used.values()))))
     return filled_batches(used, size, {t: graph.shape(t) for t in used})
+
+
+def _masked(
+    batches: Iterable[tuple[dict[str, np.ndarray], int]],
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Batches with a mask of the samples that count, float32 [B]."""
+    for batch, count in batches:
+        yield batch, (np.arange(len(next(iter(batch.values())))) < count).astype(np.float32)
 
 
 # Forwards: float, fixed, alone

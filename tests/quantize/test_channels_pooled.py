@@ -35,3 +35,19 @@ def test_channels_along_the_columns(op, attrs):
     assert snr_db(reference[name], fixed.run(data)[name]) > 28
     codes = run_oracle(to_proto(unbind(planned.refined, REGISTRY)), planned.plan.to_json(), dict(data)).codes
     assert not compare(fixed.run(data, "fixed", taps=tuple(fixed.program.shapes)), codes)
+
+
+@pytest.mark.parametrize("op", ["Max", "Min", "Add"])
+@pytest.mark.parametrize("platform", ["520", "720"])
+def test_operands_whose_channels_run_along_different_axes(op, platform):
+    net = Net({"x": (1, 6, 6, 7)})
+    rows = net.add("MatMul", "x", net.random(7, 7))
+    maps = net.conv("x", 6, 1)
+    model = net.model(net.add(op, rows, maps))
+    data = samples(model, 8)
+    planned = plan(model, data, platform)
+    (name,) = model.graph.outputs
+    fixed, reference = fixed_model(planned), float_values(model, data, (name,))
+    assert snr_db(reference[name], fixed.run(data)[name]) > 24
+    codes = run_oracle(to_proto(unbind(planned.refined, REGISTRY)), planned.plan.to_json(), dict(data)).codes
+    assert not compare(fixed.run(data, "fixed", taps=tuple(fixed.program.shapes)), codes)
